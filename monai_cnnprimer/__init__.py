@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A plugin for MONAI workflows: what a chest-radiograph CNN sees, at which size, and at which hospital.
+
+Research use only, not for clinical use. The public names load when they are first used, since torch, MONAI and
+MLflow take seconds to import.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from monai_cnnprimer.dicom.export import index_export
+    from monai_cnnprimer.dicom.header import DicomRefused
+    from monai_cnnprimer.dicom.reader import RadiographReader
+    from monai_cnnprimer.explain.gradcam import GradCam
+    from monai_cnnprimer.explain.receptive_field import align_map, theoretical_receptive_field
+    from monai_cnnprimer.handlers import CaseTableHandler, GradCamHandler
+    from monai_cnnprimer.networks import resnet50_classifier
+    from monai_cnnprimer.validate.tracking import RunHandler
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "CaseTableHandler": "handlers",
+    "DicomRefused": "dicom.header",
+    "GradCam": "explain.gradcam",
+    "GradCamHandler": "handlers",
+    "RadiographReader": "dicom.reader",
+    "RunHandler": "validate.tracking",
+    "align_map": "explain.receptive_field",
+    "index_export": "dicom.export",
+    "resnet50_classifier": "networks",
+    "theoretical_receptive_field": "explain.receptive_field",
+}
+
+__all__ = [
+    "CaseTableHandler",
+    "DicomRefused",
+    "GradCam",
+    "GradCamHandler",
+    "RadiographReader",
+    "RunHandler",
+    "__version__",
+    "align_map",
+    "index_export",
+    "resnet50_classifier",
+    "theoretical_receptive_field",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
