@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From run directories to a page that people read."""

@@ -1,0 +1,325 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MLflow mirrors the run directory: a new run each time, closed whatever happens, uploaded in one batch, now or later.
+
+A server that does not answer costs a warning and at most 15 seconds; `sync` uploads the directory when it is back.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from ignite.engine import Engine, Events
+from mlflow.entities import LifecycleStage, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_TAG_VAL_LENGTH
+from monai.handlers import MLFlowHandler
+
+from monai_cnnprimer.interruption import cleanup_on_exception, raise_on_sigterm
+from monai_cnnprimer.run_directory import write_atomically
+from monai_cnnprimer.validate.mlflow_store import (
+    HOST_TAG,
+    TrackingFailed,
+    artifacts_beside,
+    calls,
+    creation_lock,
+    cut,
+    is_dead,
+    is_number,
+    leaves,
+    named_values,
+    probe,
+    public,
+    store_uri,
+    this_process,
+)
+
+DEFAULT_EXPERIMENT = "monai_cnnprimer"
+_TAGS_OF_RUN_JSON = {
+    "site": "site",
+    "bundle": "bundle",
+    "bundle_version": "bundle.version",
+    "weights_sha256": "weights.sha256",
+    "transforms_sha256": "transforms.sha256",
+    "manifest_sha256": "manifest.sha256",
+    "threshold_id": "operating_point",
+}
+# Named one by one: run.json may come to hold the command line, whose paths must not leave the machine.
+_PARAMS_OF_RUN_JSON = ("seed", "threshold", "versions")
+_METRICS_OF_RUN_JSON = ("counts", "seconds")
+_STATUS_OF_RUN_JSON = {"complete": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
+
+_log = logging.getLogger(__name__)
+
+
+class RunHandler(MLFlowHandler):
+    """One new MLflow run for one run of an evaluator: FINISHED, FAILED or KILLED, never left open, never shared.
+
+    Stands last in the list of handlers, so that the run directory is complete when it is uploaded. Where MLflow cannot
+    be had, the evaluation goes on with a warning. Runs that a killed process of this machine left RUNNING in the
+    experiment are closed as KILLED. Inside an active MLflow run of the same store the new run is its child.
+
+    Unlike its parent class it opens no store before the run starts, and an explicit `tracking_uri` stands above the
+    environment variable.
+
+    Args:
+        tracking_uri: server or database; default is ``MLFLOW_TRACKING_URI``, else ``mlflow.db`` in the current folder.
+        experiment_name: default is the active MLflow run's experiment, else ``monai_cnnprimer``.
+        tags: added to those that `output_dir` gives (site, bundle, hashes, operating point), and above them.
+        output_dir: the run directory: ``run.json``, ``metrics.json`` and all files in it. Without one, the engine's
+            own metrics are logged.
+        run_name: default is the site.
+        experiment_param: parameters to log beside seed, threshold and versions.
+        artifact_location: for a new experiment; default for SQLite is ``mlruns`` beside the database.
+
+    Raises:
+        ValueError: `tracking_uri` is a folder, which MLflow 3.13 and newer refuse.
+    """
+
+    client: Any
+    experiment: Any
+    cur_run: Any
+
+    def __init__(
+        self,
+        tracking_uri: str | None = None,
+        experiment_name: str | None = None,
+        tags: Mapping[str, Any] | None = None,
+        output_dir: str | os.PathLike[str] | None = None,
+        *,
+        run_name: str | None = None,
+        experiment_param: Mapping[str, Any] | None = None,
+        artifact_location: str | None = None,
+    ) -> None:
+        # The parent's constructor opens the store: migrations, or minutes on a dead database. `_connect` calls it.
+        self.store_uri = store_uri(tracking_uri)
+        self.experiment_name = experiment_name or DEFAULT_EXPERIMENT
+        self.output_dir = None if output_dir is None else Path(output_dir)
+        self.run_id: str | None = None
+        self.client = self.experiment = self.cur_run = None
+        self._joins_experiment_of_parent = experiment_name is None
+        self._given_tags = dict(tags or {})
+        self._tags = dict(self._given_tags)
+        self._run_name = run_name
+        self._params = dict(experiment_param or {})
+        self._artifact_location = artifact_location
+        self._ended = False
+
+    def attach(self, engine: Engine) -> None:
+        """Registers the start, the end, failure and SIGTERM of `engine`'s run."""
+        engine.add_event_handler(Events.COMPLETED, self.finish)
+        cleanup_on_exception(engine, self.fail)
+        # Between them, so that SIGTERM is heard of from before the start until after the upload.
+        raise_on_sigterm(engine)
+        engine.add_event_handler(Events.STARTED, self.start)
+
+    def start(self, engine: Engine) -> None:
+        """Opens a new run; a store that cannot be reached is tried once more at the end."""
+        self.cur_run, self.run_id, self._ended = None, None, False
+        self._tags = dict(self._given_tags)
+        with self._warning("tried once more at the end"):
+            self._open()
+
+    def finish(self, engine: Engine) -> None:
+        """Uploads the run and closes it as FINISHED."""
+        self._end("FINISHED", engine.state.metrics)
+
+    def fail(self, exception: BaseException) -> None:
+        """Uploads what there is and closes the run as FAILED, or KILLED after SIGTERM or Ctrl-C."""
+        self._tags.setdefault("exception", type(exception).__name__)
+        self._end("KILLED" if isinstance(exception, SystemExit | KeyboardInterrupt) else "FAILED", {})
+
+    def _end(self, status: str, metrics: Mapping[str, Any]) -> None:
+        # ignite raises EXCEPTION_RAISED twice for an exception inside an iteration.
+        if self._ended:
+            return
+        with self._warning(self._remedy()):
+            self._upload(self.cur_run or self._open(), status, metrics)
+        # After the upload: a SIGTERM in the midst of it is still to be heard of.
+        self._ended = True
+        # The parent's `close` would set whatever stands here to FINISHED.
+        self.cur_run = None
+
+    @contextmanager
+    def _warning(self, remedy: str) -> Iterator[None]:
+        try:
+            yield
+        except TrackingFailed as error:
+            _log.warning("%s; the evaluation itself is not affected; %s", error, remedy)
+
+    def _remedy(self) -> str:
+        if self.output_dir is None:
+            return "nothing was uploaded, and without an output_dir nothing can be later"
+        return f"upload it later with: cnnprimer sync {shlex.quote(str(self.output_dir))}"
+
+    def _open(self, run_id: str | None = None) -> Run:
+        """Takes up the run that this very directory began, `run_id`, or creates one."""
+        self.run_id = run_id
+        with calls(self.store_uri):
+            # Also when nothing answers: `sync` is to know where this belongs.
+            self._record(uploaded=False)
+            probe(self.store_uri)
+            self._connect()
+            self._close_stale_runs()
+            self.cur_run = self._known_run(run_id) or self._create_run()
+            self.run_id = self.cur_run.info.run_id
+            self._record(uploaded=False)
+            # No open connection is carried into the loader's worker processes.
+            self._dispose_sqlite_store()
+            return self.cur_run
+
+    def _connect(self) -> None:
+        with creation_lock(self.store_uri):
+            super().__init__(
+                tracking_uri=self.store_uri,
+                experiment_name=self.experiment_name,
+                iteration_log=False,
+                epoch_log=False,
+                artifact_location=self._artifact_location or artifacts_beside(self.store_uri),
+            )
+        parent = self._active_parent()
+        if parent is not None:
+            self._tags.setdefault(MLFLOW_PARENT_RUN_ID, parent.info.run_id)
+            if self._joins_experiment_of_parent:
+                self.experiment = self.client.get_experiment(parent.info.experiment_id)
+                self.experiment_name = self.experiment.name
+        try:
+            self._set_experiment()
+        except ValueError as error:
+            raise TrackingFailed(f"MLflow: {error}; restore it or give another experiment_name") from None
+
+    def _active_parent(self) -> Run | None:
+        active = mlflow.active_run()
+        return None if active is None else self._known_run(active.info.run_id)
+
+    def _known_run(self, run_id: str | None) -> Run | None:
+        if run_id is None:
+            return None
+        try:
+            run = self.client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
+        return run if run.info.lifecycle_stage == LifecycleStage.ACTIVE else None
+
+    def _create_run(self) -> Run:
+        tags = self._all_tags() | this_process()
+        return self.client.create_run(
+            self.experiment.experiment_id, run_name=self._run_name or tags.get("site"), tags=tags
+        )
+
+    def _close_stale_runs(self) -> None:
+        ours = f"attributes.status = 'RUNNING' AND tags.`{HOST_TAG}` = '{this_process().get(HOST_TAG)}'"
+        for run in self.client.search_runs([self.experiment.experiment_id], ours):
+            if is_dead(run.data.tags):
+                self.client.set_terminated(run.info.run_id, "KILLED")
+
+    def _upload(self, run: Run, status: str, metrics: Mapping[str, Any]) -> None:
+        """One `log_artifacts`, one `log_batch`; FINISHED is said last, FAILED and KILLED while there is time."""
+        with calls(self.store_uri):
+            probe(self.store_uri)
+            if status != "FINISHED":
+                self.client.set_terminated(self.run_id, status)
+            if self.output_dir is not None:
+                self.client.log_artifacts(self.run_id, str(self.output_dir))
+            self.client.log_batch(
+                self.run_id,
+                # The run's own start as time: uploading again writes the same points, not a second series.
+                metrics=self._all_metrics(metrics, run.info.start_time),
+                params=self._all_params(),
+                tags=[RunTag(key, value) for key, value in self._all_tags().items()],
+            )
+            if status == "FINISHED":
+                self.client.set_terminated(self.run_id, status)
+            self._record(uploaded=True)
+            self._dispose_sqlite_store()
+
+    def _all_tags(self) -> dict[str, str]:
+        run = _read_json(self.output_dir, "run.json")
+        tags = {tag: run.get(key) for key, tag in _TAGS_OF_RUN_JSON.items()} | self._tags
+        return {key: cut(value, MAX_TAG_VAL_LENGTH) for key, value in named_values(tags.items()).items()}
+
+    def _all_params(self) -> list[Param]:
+        run = _read_json(self.output_dir, "run.json")
+        params = dict(leaves({key: run.get(key) for key in _PARAMS_OF_RUN_JSON})) | self._params
+        return [Param(key, cut(value, MAX_PARAM_VAL_LENGTH)) for key, value in named_values(params.items()).items()]
+
+    def _all_metrics(self, of_engine: Mapping[str, Any], time: int) -> list[Metric]:
+        run = _read_json(self.output_dir, "run.json")
+        values = _read_json(self.output_dir, "metrics.json") or of_engine
+        values = {key: run.get(key) for key in _METRICS_OF_RUN_JSON} | dict(values)
+        numbers = named_values((key, value) for key, value in leaves(values) if is_number(value))
+        return [Metric(key, float(value), time, 0) for key, value in numbers.items()]
+
+    def _record(self, uploaded: bool) -> None:
+        if self.output_dir is None:
+            return
+        record = {
+            "experiment": self.experiment_name,
+            "process": this_process(),
+            "run_id": self.run_id,
+            "tracking_uri": public(self.store_uri),
+            "uploaded": uploaded,
+        }
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.output_dir / "mlflow.json", json.dumps(record, indent=2) + "\n")
+
+
+def sync(
+    run_directory: str | os.PathLike[str], tracking_uri: str | None = None, experiment_name: str | None = None
+) -> str:
+    """Uploads a run directory that has ended; one that is uploaded already is left alone.
+
+    The run that the directory began in MLflow is completed; where there is none in that store and experiment, a new
+    one is created.
+
+    Args:
+        run_directory: holds ``run.json``.
+        tracking_uri: default is ``MLFLOW_TRACKING_URI``, else the store the run was meant for.
+        experiment_name: default is the experiment the run was meant for, else ``monai_cnnprimer``.
+
+    Returns:
+        The id of the MLflow run.
+
+    Raises:
+        TrackingFailed: not a run directory, its run goes on, or MLflow cannot be had.
+        ValueError: as `RunHandler`.
+    """
+    directory = Path(run_directory)
+    run, record = _read_json(directory, "run.json"), _read_json(directory, "mlflow.json")
+    if not run:
+        raise TrackingFailed("there is no run.json in this folder: name the output_dir of a run")
+    status = _STATUS_OF_RUN_JSON.get(run.get("status", ""))
+    if status is None and not is_dead(record.get("process", {})):
+        raise TrackingFailed(f"the run has not ended (status {run.get('status')!r}): wait, or run it again")
+    handler = RunHandler(
+        tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or record.get("tracking_uri"),
+        experiment_name or record.get("experiment"),
+        output_dir=directory,
+    )
+    target = {"tracking_uri": public(handler.store_uri), "experiment": handler.experiment_name}
+    begun = record if record.items() >= target.items() else {}
+    if begun.get("uploaded"):
+        return str(begun["run_id"])
+    opened = handler._open(begun.get("run_id"))
+    handler._upload(opened, status or "KILLED", {})
+    return opened.info.run_id
+
+
+def _read_json(directory: Path | None, name: str) -> dict[str, Any]:
+    """The object in a file of the run directory; empty where there is no such file."""
+    if directory is None or not (directory / name).exists():
+        return {}
+    try:
+        return dict(json.loads((directory / name).read_text()))
+    except (ValueError, TypeError):
+        raise TrackingFailed(f"{name} in the run directory is not a JSON object") from None

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The figures of `validate.statistics` against pROC, scikit-learn, counting by hand and closed forms."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score, roc_curve
+
+from monai_cnnprimer.validate.statistics import auroc, compare_auroc, proportion, threshold_for
+
+DATA = Path(os.environ.get("CNNPRIMER_DATA", Path(__file__).parents[2] / "shared" / "data"))
+needs_data = pytest.mark.skipif(
+    not (DATA / "aSAH.csv").exists(), reason="aSAH.csv of pROC is not here (CNNPRIMER_DATA)"
+)
+
+
+@pytest.fixture(scope="module")
+def asah() -> dict[str, np.ndarray]:
+    rows = list(csv.DictReader((DATA / "aSAH.csv").read_text().splitlines()))
+    markers = {name: np.array([float(row[name]) for row in rows]) for name in ("wfns", "s100b", "ndka")}
+    return {"poor": np.array([row["outcome"] == "Poor" for row in rows]), **markers}
+
+
+@pytest.fixture(scope="module")
+def proc() -> dict[str, float]:
+    return json.loads((DATA / "reference.json").read_text())["proc_asah"]
+
+
+@pytest.fixture
+def scores() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels and two scores of 400 cases, rounded so that many tie."""
+    random = np.random.default_rng(7)
+    labels = random.random(400) < 0.3
+    first = np.round(random.normal(size=400) + labels, 1)
+    return labels.astype(int), first, np.round(0.5 * first + random.normal(size=400), 1)
+
+
+@needs_data
+def test_areas_are_those_of_proc(asah, proc):
+    assert auroc(asah["poor"], asah["wfns"]).value == pytest.approx(proc["auc_wfns"], abs=1e-5)
+    result = auroc(asah["poor"], asah["s100b"])
+    assert result.value == pytest.approx(proc["auc_s100b"], abs=1e-5)
+    assert (result.n, result.positives) == (proc["n"], proc["poor"])
+
+
+@needs_data
+def test_interval_is_the_one_proc_prints(asah):
+    # Robin et al., BMC Bioinformatics 2011; 12:77: "95% CI: 0.6301-0.8326 (DeLong)" for s100b.
+    result = auroc(asah["poor"], asah["s100b"])
+    assert (result.low, result.high) == (pytest.approx(0.6301, abs=5e-5), pytest.approx(0.8326, abs=5e-5))
+
+
+@needs_data
+def test_paired_comparison_is_that_of_proc(asah, proc):
+    result = compare_auroc(asah["poor"], asah["wfns"], asah["s100b"])
+    assert result.z == pytest.approx(proc["delong_z_wfns_s100b"], abs=1e-5)
+    assert result.p == pytest.approx(proc["delong_p_wfns_s100b"], abs=1e-5)
+    assert result.difference == pytest.approx(proc["auc_wfns"] - proc["auc_s100b"], abs=1e-5)
+
+
+@needs_data
+def test_threshold_is_the_best_one_of_proc(asah):
+    # coords(roc, "best") of s100b: threshold 0.205, specificity 0.8055556, sensitivity 0.6341463.
+    threshold = threshold_for(asah["poor"], asah["s100b"])
+    positive = asah["s100b"] >= threshold
+    assert threshold == pytest.approx(0.205, abs=1e-9)
+    assert (~positive[~asah["poor"]]).mean() == pytest.approx(0.8055556, abs=1e-6)
+    assert positive[asah["poor"]].mean() == pytest.approx(0.6341463, abs=1e-6)
+
+
+def test_area_with_ties_is_that_of_scikit_learn(scores):
+    labels, first, second = scores
+    assert auroc(labels, first).value == pytest.approx(roc_auc_score(labels, first), abs=1e-12)
+    assert auroc(labels, second).value == pytest.approx(roc_auc_score(labels, second), abs=1e-12)
+
+
+def delong_by_pairs(labels: np.ndarray, *scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Areas and their covariance as DeLong et al. write them, over all pairs (equations 4 to 8)."""
+    psi = np.array([np.heaviside(s[labels == 1][:, None] - s[labels == 0][None, :], 0.5) for s in scores])
+    of_positives, of_negatives = psi.mean(axis=2), psi.mean(axis=1)
+    covariance = np.cov(of_positives) / of_positives.shape[1] + np.cov(of_negatives) / of_negatives.shape[1]
+    return psi.mean(axis=(1, 2)), covariance
+
+
+def test_paired_comparison_is_the_one_over_all_pairs(scores):
+    labels, first, second = scores
+    areas, covariance = delong_by_pairs(labels, first, second)
+    error = np.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
+    result = compare_auroc(labels, first, second)
+    assert result.difference == pytest.approx(areas[0] - areas[1], abs=1e-12)
+    assert result.z == pytest.approx((areas[0] - areas[1]) / error, rel=1e-9)
+    assert result.high - result.low == pytest.approx(2 * 1.959963985 * error, rel=1e-8)
+    single = auroc(labels, first)
+    assert single.high - single.low == pytest.approx(2 * 1.959963985 * np.sqrt(covariance[0, 0]), rel=1e-8)
+
+
+def test_interval_holds_the_true_area_as_often_as_it_says():
+    # Two unit normals one apart: the true area is Phi(1/sqrt(2)) = 0.7602499.
+    random = np.random.default_rng(3)
+    labels = np.repeat([0, 1], 60)
+    intervals = [auroc(labels, random.normal(size=120) + labels) for _ in range(1000)]
+    assert 0.925 < np.mean([i.low <= 0.7602499 <= i.high for i in intervals]) < 0.97
+
+
+def test_swapping_the_models_turns_the_difference_round(scores):
+    labels, first, second = scores
+    there, back = compare_auroc(labels, first, second), compare_auroc(labels, second, first)
+    assert (there.difference, there.z, there.p) == (-back.difference, -back.z, back.p)
+
+
+def test_same_ranking_differs_by_nothing(scores):
+    labels, first, _ = scores
+    result = compare_auroc(labels, first, np.exp(first))
+    assert (result.difference, result.low, result.high, result.z, result.p) == (0.0, 0.0, 0.0, 0.0, 1.0)
+
+
+def test_opposite_perfect_rankings_have_no_test():
+    result = compare_auroc([0, 0, 1, 1], [1, 2, 3, 4], [4, 3, 2, 1])
+    assert (result.difference, result.z, result.p) == (1.0, None, None)
+
+
+@pytest.mark.parametrize(("labels", "positives"), [([], 0), ([0, 0, 0], 0), ([1, 1], 2)])
+def test_without_both_classes_there_is_no_area(labels, positives):
+    result = auroc(labels, np.arange(len(labels)))
+    assert (result.value, result.low, result.high) == (None, None, None)
+    assert (result.n, result.positives) == (len(labels), positives)
+    comparison = compare_auroc(labels, np.arange(len(labels)), np.arange(len(labels)))
+    assert (comparison.difference, comparison.p, comparison.n) == (None, None, len(labels))
+
+
+def test_one_case_of_a_class_gives_an_area_without_interval():
+    result = auroc([0, 0, 0, 1], [1, 2, 3, 2.5])
+    assert result.value == pytest.approx(2 / 3)
+    assert (result.low, result.high) == (None, None)
+    assert compare_auroc([0, 0, 1], [1, 2, 3], [3, 2, 1]).z is None
+
+
+def test_constant_score_is_chance():
+    assert auroc([0, 1, 0, 1], [5, 5, 5, 5]).value == 0.5
+
+
+@pytest.mark.parametrize(
+    ("labels", "scores", "message"),
+    [
+        ([0, 1, -1], [1, 2, 3], "labels must be 0 or 1"),
+        ([0, 1], [1, float("nan")], "scores must be finite"),
+        ([0, 1], [1, 2, 3], "of one length"),
+    ],
+)
+def test_bad_input_is_named(labels, scores, message):
+    with pytest.raises(ValueError, match=message):
+        auroc(labels, scores)
+
+
+@needs_data
+def test_wilson_intervals_are_the_published_ones():
+    for row in json.loads((DATA / "reference.json").read_text())["wilson"]:
+        result = proportion(row["k"], row["n"])
+        assert (result.low, result.high) == (pytest.approx(row["low"], abs=5e-5), pytest.approx(row["high"], abs=5e-5))
+
+
+@pytest.mark.parametrize(("k", "n"), [(1, 3), (47, 50), (390, 624)])
+def test_wilson_limits_are_where_the_score_test_just_rejects(k, n):
+    # The definition: |k/n - p| = 1.96 standard errors of a proportion p.
+    result = proportion(k, n)
+    for limit in (result.low, result.high):
+        assert abs(k / n - limit) == pytest.approx(1.959963985 * np.sqrt(limit * (1 - limit) / n), rel=1e-8)
+
+
+def test_wilson_at_the_ends():
+    # Closed form: n / (n + z^2) and z^2 / (n + z^2).
+    none, all_of_them = proportion(0, 20), proportion(20, 20)
+    assert (none.low, none.high) == (0.0, pytest.approx(3.841459 / 23.841459, abs=1e-6))
+    assert (all_of_them.low, all_of_them.high) == (pytest.approx(20 / 23.841459, abs=1e-6), 1.0)
+    empty = proportion(0, 0)
+    assert (empty.value, empty.low, empty.high, empty.n) == (None, None, None, 0)
+
+
+def test_more_than_all_is_no_proportion():
+    with pytest.raises(ValueError, match="k must lie between 0 and n"):
+        proportion(3, 2)
+
+
+def test_youden_threshold_reaches_the_maximum_of_the_curve(scores):
+    labels, first, _ = scores
+    false_positives, true_positives, _ = roc_curve(labels, first, drop_intermediate=False)
+    positive = first >= threshold_for(labels, first)
+    youden = positive[labels == 1].mean() - positive[labels == 0].mean()
+    assert youden == pytest.approx((true_positives - false_positives).max(), abs=1e-12)
+
+
+def test_of_equal_thresholds_the_most_specific_is_taken():
+    # Both 1.5 and 3.5 have an index of 1/2.
+    assert threshold_for([0, 1, 0, 1], [1, 2, 3, 4]) == 3.5
+
+
+def test_threshold_needs_a_known_criterion_and_both_classes():
+    with pytest.raises(ValueError, match="unknown criterion 'accuracy'"):
+        threshold_for([0, 1], [0, 1], "accuracy")
+    with pytest.raises(ValueError, match="cases of both classes"):
+        threshold_for([1, 1], [0, 1])
+    assert threshold_for([0, 1], [0.5, 0.5]) == 0.5
