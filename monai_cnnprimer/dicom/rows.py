@@ -22,7 +22,8 @@ from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import datetime
-from typing import Any, BinaryIO
+from io import BufferedIOBase
+from typing import Any, BinaryIO, cast
 
 from pydicom import Dataset
 from pydicom.uid import MediaStorageDirectoryStorage
@@ -79,7 +80,7 @@ def _fill(row: Row, file: BinaryIO, source: Source, key: bytes, views: Sequence[
     """Fills the row in the order in which things become known, so that a refusal keeps what was known before it."""
     start = file.read(132)
     file.seek(0)
-    row["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+    row["sha256"] = hashlib.file_digest(cast(BufferedIOBase, file), "sha256").hexdigest()
     file.seek(0)
     if not start:
         raise DicomRefused("the file is empty")
