@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Figures: the same bytes for the same arrays, and no importance where there is none."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from monai_cnnprimer.figures import Tile, contact_sheet_png, overlay_png
+
+RADIOGRAPH = np.linspace(0, 1, 60 * 80, dtype=np.float32).reshape(60, 80)
+MAP = np.random.default_rng(0).normal(size=(60, 80)).astype(np.float32)
+
+
+def pixels(png: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
+
+
+def coloured(png: bytes) -> int:
+    """How many pixels are not grey."""
+    return int((np.ptp(pixels(png), axis=2) > 20).sum())
+
+
+def sheet(heat: np.ndarray) -> bytes:
+    return contact_sheet_png([Tile(RADIOGRAPH, heat, "case")], "title")
+
+
+def test_the_same_arrays_give_the_same_bytes_without_a_trace_of_the_maker():
+    first, second = (overlay_png(RADIOGRAPH, {"layer4": MAP, "layer3": -MAP}, "case $1") for _ in range(2))
+    assert first == second
+    assert sheet(MAP) == sheet(MAP)
+    assert not Image.open(io.BytesIO(first)).info.keys() - {"dpi"}
+
+
+@pytest.mark.parametrize("nothing", [np.zeros_like(MAP), -np.abs(MAP)])
+def test_a_map_without_positive_evidence_leaves_the_radiograph_grey(nothing):
+    assert coloured(sheet(nothing)) == 0
+    assert coloured(sheet(MAP)) > 1000
+
+
+def test_a_map_that_shows_nothing_has_no_colour_bar():
+    assert coloured(overlay_png(RADIOGRAPH, {"layer4": np.zeros_like(MAP), "layer3": -np.abs(MAP)}, "case")) == 0
+
+
+def test_positive_evidence_is_scaled_by_the_largest_value_of_either_sign():
+    heat = np.zeros_like(MAP)
+    heat[10:20, 10:20] = 1
+    strong = heat.copy()
+    strong[40:50, 40:50] = -50
+    assert coloured(sheet(heat)) > 20 * max(coloured(sheet(strong)), 1)
+
+
+def test_only_the_size_of_a_map_relative_to_itself_shows():
+    assert np.array_equal(pixels(sheet(MAP)), pixels(sheet(MAP * 4)))
+
+
+def test_the_radiograph_keeps_its_aspect():
+    square, tall = (pixels(overlay_png(RADIOGRAPH, {}, "case", aspect=aspect)).shape for aspect in (1.0, 2.0))
+    assert square[1] == tall[1]
+    assert tall[0] - square[0] == pytest.approx(3.2 * 60 / 80 * 110, abs=2)
+
+
+def test_a_sheet_has_a_place_for_each_tile():
+    tiles = [Tile(RADIOGRAPH, MAP, f"a/very/long/path/to/the/case/{'x' * 40}{i}") for i in range(5)]
+    one, five = pixels(contact_sheet_png(tiles[:1], "t")), pixels(contact_sheet_png(tiles, "t"))
+    assert five.shape[1] > 3.5 * one.shape[1]
+    assert five.shape[0] > 1.7 * one.shape[0]
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match=r"map \(8, 8\) on an image of \(60, 80\); align it first"):
+        overlay_png(RADIOGRAPH, {"layer4": np.zeros((8, 8))}, "case")
+    with pytest.raises(ValueError, match="at least one tile"):
+        contact_sheet_png([], "title")
