@@ -12,6 +12,10 @@ from torch.utils.data import IterableDataset, default_collate, get_worker_info
 from monai_cnnprimer.dicom.header import DicomRefused
 
 Case = dict[str, Any]
+RECEIPT = (
+    "pixel_spacing_mm", "spacing_source", "polarity", "lut", "orientation", "transfer_syntax", "view", "laterality",
+    "burned_in", "quirks",
+)  # fmt: skip
 
 
 class CaseDataset(IterableDataset[Case]):
@@ -47,7 +51,7 @@ class CaseDataset(IterableDataset[Case]):
             "case_id": case["case_id"],
             "label": -1 if case["label"] is None else int(case["label"]),
             "network_spacing_mm": torch.tensor(spacing, dtype=torch.float32),
-            "receipt": meta,
+            "receipt": {key: meta[key] for key in RECEIPT if key in meta},
         }, None
 
 

@@ -170,10 +170,11 @@ def describe_sha256(transforms: Compose) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a file that is complete or not there, whenever the process ends."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes a file that is complete or not there, whenever the process ends; text as UTF-8."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8", newline="\n")
+    partial.write_bytes(content.encode() if isinstance(content, str) else content)
     os.replace(partial, path)
 
 

@@ -17,7 +17,7 @@ from monai.inferers import SimpleInferer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 from torch import Tensor
 
 from monai_cnnprimer.networks import load_weights, sha256_of_file
@@ -65,10 +65,28 @@ def patient_split(
     return {name: part[columns].to_dict("records") for name, part in parts.items()}
 
 
-def balanced_weights(cases: list[Case]) -> Tensor:
-    """Weights of the classes `(K,)` under which each contributes the same to the loss; their mean over cases is 1."""
-    counts = torch.bincount(torch.tensor([case["label"] for case in cases]))
-    return counts.sum() / (len(counts) * counts)
+def balanced_weights(known: Sequence[Case], cases: Sequence[Case] | None = None) -> np.ndarray:
+    """Weights `(n,)` of `cases` under which the classes are equal and the size of the image does not tell the label.
+
+    The original size of a radiograph can give its label away, and squashing it to a square leaves traces. Weighting by
+    the inverse of the probability of the label given the size takes that away from what a network is rewarded for
+    (inverse propensity weights; Rosenbaum and Rubin, Biometrika 1983; 70:41-55). Weights are at most 10 times the mean.
+
+    Args:
+        known: cases from which the probabilities are estimated; without original sizes only the classes are made equal.
+        cases: those to weight; by default `known`.
+    """
+    cases = known if cases is None else cases
+    labels = np.array([case["label"] for case in cases])
+    if _has_sizes(known):
+        probability = size_only(known, cases)
+    else:
+        probability = np.full(len(cases), np.mean([case["label"] for case in known]))
+    weights = 1 / np.where(labels == 1, probability, 1 - probability)
+    weights = np.minimum(weights, 10 * weights.mean())
+    for label in (0, 1):
+        weights[labels == label] /= weights[labels == label].sum()
+    return weights / weights.mean()
 
 
 class AutocastInferer(SimpleInferer):
@@ -124,7 +142,7 @@ def finish_training(
     results: dict[str, Any] = {"threshold": threshold, "weights_sha256": sha256}
     results |= {name: _figures(labels[name], probabilities[name], threshold) for name in probabilities}
     results["counts"] = {name: _counts(cases) for name, cases in split.items()}
-    if all(column in split["train"][0] for column in SIZE):
+    if _has_sizes(split["train"]):
         results["size_only"] = asdict(auroc(labels["test"], size_only(split["train"], split["test"])))
     for name, value in (("operating_point.json", point), ("results.json", results)):
         (folder / name).write_text(json.dumps(value, indent=2) + "\n")
@@ -143,12 +161,19 @@ def predict(
 def size_only(train: Sequence[Case], test: Sequence[Case]) -> np.ndarray:
     """Probability of the finding `(n,)` from nothing but the original width and height of the image.
 
-    A logistic regression on both and their quotient, fitted on `train`: what a model could score without looking.
+    A logistic regression on both, their quotient, and the products of these, fitted on `train`: what a model could
+    score without looking.
     """
     features = [np.array([[float(case[c]) for c in SIZE] for case in cases]) for cases in (train, test)]
     known, asked = (np.column_stack([np.log(x), x[:, 0] / x[:, 1]]) for x in features)
-    model = make_pipeline(StandardScaler(), LogisticRegression()).fit(known, [case["label"] for case in train])
+    model = make_pipeline(StandardScaler(), PolynomialFeatures(2), LogisticRegression(max_iter=1000)).fit(
+        known, [case["label"] for case in train]
+    )
     return model.predict_proba(asked)[:, 1]
+
+
+def _has_sizes(cases: Sequence[Case]) -> bool:
+    return all(column in cases[0] for column in SIZE)
 
 
 def _figures(labels: np.ndarray, probabilities: np.ndarray, threshold: float) -> dict[str, Any]:

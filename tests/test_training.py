@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
 from monai_cnnprimer.networks import resnet50_classifier, sha256_of_file
 from monai_cnnprimer.training import AutocastInferer, balanced_weights, patient_split, size_only
@@ -61,7 +62,35 @@ def test_a_label_outside_the_map_is_named(image_folder):
 
 def test_weighted_classes_have_equal_shares():
     weights = balanced_weights([{"label": label} for label in (0, 1, 1, 1)])
-    assert torch.allclose(weights, torch.tensor([2.0, 2 / 3]))
+    assert weights == pytest.approx([2, 2 / 3, 2 / 3, 2 / 3])
+
+
+def _sized(n, seed, informative):
+    """Cases whose width tells the label in four of five, or not at all."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 2, n)
+    wide = np.where(random.random(n) < 0.8, labels, 1 - labels) if informative else random.integers(0, 2, n)
+    widths = 1000 + 300 * wide + random.normal(0, 30, n)
+    return [{"label": y, "original_width": w, "original_height": 1000} for y, w in zip(labels, widths, strict=True)]
+
+
+def _labels(cases):
+    return [case["label"] for case in cases]
+
+
+@pytest.mark.parametrize(("informative", "low", "high"), [(True, 0.75, 0.85), (False, 0.4, 0.6)])
+def test_size_alone_finds_a_label_that_is_in_the_size_and_none_that_is_not(informative, low, high):
+    train, test = _sized(400, 1, informative), _sized(400, 2, informative)
+    assert low <= roc_auc_score(_labels(test), size_only(train, test)) <= high
+
+
+def test_weighted_cases_do_not_tell_the_label_by_their_size():
+    cases = _sized(2000, 3, informative=True)
+    weights = balanced_weights(cases)
+    widths = [case["original_width"] for case in cases]
+    assert roc_auc_score(_labels(cases), widths) > 0.7
+    assert roc_auc_score(_labels(cases), widths, sample_weight=weights) == pytest.approx(0.5, abs=0.03)
+    assert weights[np.array(_labels(cases)) == 1].sum() == pytest.approx(weights.sum() / 2)
 
 
 def test_autocast_computes_in_bfloat16_and_gives_float32():
@@ -70,22 +99,6 @@ def test_autocast_computes_in_bfloat16_and_gives_float32():
     network.register_forward_hook(lambda _m, _i, output: seen.append(output.dtype))
     logits = AutocastInferer()(torch.rand(1, 1, 8, 8), network)
     assert (seen, logits.dtype) == ([torch.bfloat16], torch.float32)
-
-
-def test_size_alone_finds_a_label_that_is_in_the_size_and_none_that_is_not():
-    random = np.random.default_rng(1)
-
-    def cases(n, informative):
-        labels = random.integers(0, 2, n)
-        widths = 1000 + 300 * (labels if informative else random.integers(0, 2, n)) + random.normal(0, 30, n)
-        return [{"label": y, "original_width": w, "original_height": 1000} for y, w in zip(labels, widths, strict=True)]
-
-    from sklearn.metrics import roc_auc_score
-
-    for informative, low, high in ((True, 0.99, 1.0), (False, 0.4, 0.6)):
-        train, test = cases(400, informative), cases(400, informative)
-        score = roc_auc_score([case["label"] for case in test], size_only(train, test))
-        assert low <= score <= high
 
 
 def test_the_train_config_leaves_weights_threshold_and_figures(image_folder, tmp_path):
