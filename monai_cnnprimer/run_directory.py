@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import json
 import os
 import platform
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -107,7 +109,7 @@ class RunDirectory:
             for case_id, logit, probability in zip(case_ids, logits, probabilities, strict=True)
         }
         self.rows |= rows
-        with (self.path / SPOOL).open("a", newline="") as file:
+        with telling_a_full_disk(), (self.path / SPOOL).open("a", newline="") as file:
             csv.DictWriter(file, ("case_id", "logit", "probability"), lineterminator="\n").writerows(rows.values())
 
     def finish(self, errors: Sequence[Mapping[str, str]], summarise: Callable[[pd.DataFrame], dict[str, Any]]) -> None:
@@ -137,7 +139,8 @@ class RunDirectory:
         table["predicted"] = (table["probability"].astype(float) >= self.threshold).astype(int)
         for column in ("threshold_id", "bundle", "weights_sha256", "transforms_sha256"):
             table[column] = self.identity[column]
-        return table[list(PREDICTION_COLUMNS)]
+        # A DICOM file is named by no path, so there the column would be empty.
+        return table[[name for name in PREDICTION_COLUMNS if name != "file" or (table["file"] != "").any()]]
 
     def _take_up(self) -> dict[str, dict[str, str]]:
         """Rows of a run that was killed, if it was this run; a half-written last line is dropped."""
@@ -172,10 +175,26 @@ def describe_sha256(transforms: Compose) -> str:
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Writes a file that is complete or not there, whenever the process ends; text as UTF-8."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(partial, path)
+    with telling_a_full_disk():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        os.replace(partial, path)
+
+
+@contextmanager
+def telling_a_full_disk() -> Iterator[None]:
+    """Says what to do where the system only says that there is no space left."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise OSError(
+            errno.ENOSPC,
+            "the disk of the output folder is full; free some space and give the same command again: it goes on from "
+            "the predictions it has, or give another output folder",
+        ) from error
 
 
 def _describe(value: Any) -> Any:

@@ -116,8 +116,8 @@ def finish_training(
 ) -> dict[str, Any]:
     """Writes what a bundle ships: weights in half precision, the threshold, and the figures of the model card.
 
-    The threshold maximises Youden's index on the validation patients; the test images choose nothing. All figures are
-    those of the half-precision file, loaded again and computed in float32.
+    The threshold maximises Youden's index on the validation patients, weighted as in training (`balanced_weights`); the
+    test images choose nothing. All figures are those of the half-precision file, loaded again, computed in float32.
 
     Args:
         network: the trained network.
@@ -135,10 +135,14 @@ def finish_training(
     load_weights(network, folder / "model.pt").to(device).eval()
     probabilities = {name: predict(network, split[name], transform, device) for name in ("validation", "test")}
     labels = {name: np.array([case["label"] for case in split[name]]) for name in probabilities}
-    threshold = round(threshold_for(labels["validation"], probabilities["validation"]), 4)
+    weights = balanced_weights(split["train"], split["validation"])
+    threshold = round(threshold_for(labels["validation"], probabilities["validation"], weights=weights), 4)
     sha256 = sha256_of_file(folder / "model.pt")
     point = {"id": f"youden-{sha256[:8]}", "threshold": threshold, "weights_sha256": sha256}
-    point |= {"criterion": "Youden's index on validation patients", "n": len(split["validation"])}
+    point |= {
+        "criterion": "Youden's index on validation patients, weighted as in training",
+        "n": len(split["validation"]),
+    }
     results: dict[str, Any] = {"threshold": threshold, "weights_sha256": sha256}
     results |= {name: _figures(labels[name], probabilities[name], threshold) for name in probabilities}
     results["counts"] = {name: _counts(cases) for name, cases in split.items()}

@@ -66,7 +66,7 @@ def read(folder):
 def test_every_accepted_image_has_one_row(phantom_export, tmp_path):
     run = evaluate(phantom_export, tmp_path, labels=phantom_export / "labels" / "birch.csv")
     table = pd.read_csv(tmp_path / "predictions.csv", dtype=str)
-    assert tuple(table.columns) == PREDICTION_COLUMNS
+    assert (*table.columns, "file") == PREDICTION_COLUMNS
     assert table["case_id"].tolist() == sorted(run.manifest.accepted["case_id"])
     probability, logit = table["probability"].astype(float), table["logit"].astype(float)
     assert torch.allclose(torch.tensor(logit.to_numpy()).sigmoid(), torch.tensor(probability.to_numpy()), atol=1e-5)
@@ -199,6 +199,24 @@ def test_a_terminated_run_says_that_it_was_killed(phantom_export, tmp_path):
     assert _die_halfway(phantom_export, tmp_path, "SIGTERM") == 128 + signal.SIGTERM
     told = json.loads((tmp_path / "run.json").read_text())
     assert (told["status"], told["counts"]["predicted"]) == ("killed", 2)
+
+
+def test_a_full_disk_says_what_to_do_and_leaves_the_directory_intact(phantom_export, tmp_path):
+    run = RunDirectory(tmp_path, manifest(phantom_export), BUNDLE, "w", POINT, transforms())
+    os.symlink("/dev/full", tmp_path / ".predictions.partial.csv")
+    with pytest.raises(OSError, match="full; free some space and give the same command again"):
+        run.add(["a" * 16], [0.5], [0.6])
+    assert json.loads((tmp_path / "run.json").read_text())["status"] == "running"
+
+
+def test_a_folder_of_images_names_its_files(image_folder, tmp_path):
+    index = index_export(image_folder, split="test", progress=False)
+    run = RunDirectory(tmp_path, index, BUNDLE, "w", POINT, transforms())
+    run.add([case["case_id"] for case in index.cases()], [0.0] * 8, [0.5] * 8)
+    run.finish([], summary)
+    table = pd.read_csv(tmp_path / "predictions.csv")
+    assert tuple(table.columns) == PREDICTION_COLUMNS
+    assert sorted(table["file"]) == [f"{number:02d}.png" for number in range(8)]
 
 
 def test_predictions_of_other_weights_are_not_taken_up(phantom_export, tmp_path):
