@@ -65,28 +65,10 @@ def patient_split(
     return {name: part[columns].to_dict("records") for name, part in parts.items()}
 
 
-def balanced_weights(known: Sequence[Case], cases: Sequence[Case] | None = None) -> np.ndarray:
-    """Weights `(n,)` of `cases` under which the classes are equal and the size of the image does not tell the label.
-
-    The original size of a radiograph can give its label away, and squashing it to a square leaves traces. Weighting by
-    the inverse of the probability of the label given the size takes that away from what a network is rewarded for
-    (inverse propensity weights; Rosenbaum and Rubin, Biometrika 1983; 70:41-55). Weights are at most 10 times the mean.
-
-    Args:
-        known: cases from which the probabilities are estimated; without original sizes only the classes are made equal.
-        cases: those to weight; by default `known`.
-    """
-    cases = known if cases is None else cases
-    labels = np.array([case["label"] for case in cases])
-    if _has_sizes(known):
-        probability = size_only(known, cases)
-    else:
-        probability = np.full(len(cases), np.mean([case["label"] for case in known]))
-    weights = 1 / np.where(labels == 1, probability, 1 - probability)
-    weights = np.minimum(weights, 10 * weights.mean())
-    for label in (0, 1):
-        weights[labels == label] /= weights[labels == label].sum()
-    return weights / weights.mean()
+def balanced_weights(cases: Sequence[Case]) -> Tensor:
+    """Weights of the classes `(K,)` under which each contributes the same to the loss; their mean over cases is 1."""
+    counts = torch.bincount(torch.tensor([case["label"] for case in cases]))
+    return counts.sum() / (len(counts) * counts)
 
 
 class AutocastInferer(SimpleInferer):
@@ -116,8 +98,8 @@ def finish_training(
 ) -> dict[str, Any]:
     """Writes what a bundle ships: weights in half precision, the threshold, and the figures of the model card.
 
-    The threshold maximises Youden's index on the validation patients, weighted as in training (`balanced_weights`); the
-    test images choose nothing. All figures are those of the half-precision file, loaded again, computed in float32.
+    The threshold maximises Youden's index on the validation patients; the test images choose nothing. All figures are
+    those of the half-precision file, loaded again, computed in float32.
 
     Args:
         network: the trained network.
@@ -135,12 +117,11 @@ def finish_training(
     load_weights(network, folder / "model.pt").to(device).eval()
     probabilities = {name: predict(network, split[name], transform, device) for name in ("validation", "test")}
     labels = {name: np.array([case["label"] for case in split[name]]) for name in probabilities}
-    weights = balanced_weights(split["train"], split["validation"])
-    threshold = round(threshold_for(labels["validation"], probabilities["validation"], weights=weights), 4)
+    threshold = round(threshold_for(labels["validation"], probabilities["validation"]), 4)
     sha256 = sha256_of_file(folder / "model.pt")
     point = {"id": f"youden-{sha256[:8]}", "threshold": threshold, "weights_sha256": sha256}
     point |= {
-        "criterion": "Youden's index on validation patients, weighted as in training",
+        "criterion": "Youden's index on validation patients",
         "n": len(split["validation"]),
     }
     results: dict[str, Any] = {"threshold": threshold, "weights_sha256": sha256}

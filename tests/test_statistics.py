@@ -206,11 +206,3 @@ def test_threshold_needs_a_known_criterion_and_both_classes():
     with pytest.raises(ValueError, match="cases of both classes"):
         threshold_for([1, 1], [0, 1])
     assert threshold_for([0, 1], [0.5, 0.5]) == 0.5
-
-
-def test_a_case_of_weight_two_counts_as_two_cases() -> None:
-    random = np.random.default_rng(4)
-    labels, scores = random.integers(0, 2, 60), random.normal(size=60)
-    twice = random.integers(1, 3, 60)
-    repeated = threshold_for(np.repeat(labels, twice), np.repeat(scores, twice))
-    assert threshold_for(labels, scores, weights=twice) == repeated

@@ -140,7 +140,7 @@ def proportion(k: int, n: int) -> Proportion:
     return Proportion(share, 0.0 if k == 0 else middle - half, 1.0 if k == n else middle + half, k, n)
 
 
-def threshold_for(y: ArrayLike, score: ArrayLike, criterion: str = "youden", weights: ArrayLike | None = None) -> float:
+def threshold_for(y: ArrayLike, score: ArrayLike, criterion: str = "youden") -> float:
     """The threshold that a criterion picks; a case counts as positive where ``score >= threshold``.
 
     ``youden`` maximises sensitivity + specificity - 1 (Cancer 1950; 3:32-35); of several it takes the highest, the most
@@ -150,7 +150,6 @@ def threshold_for(y: ArrayLike, score: ArrayLike, criterion: str = "youden", wei
         y: ``(n,)`` labels, 0 or 1, both present.
         score: ``(n,)`` finite scores.
         criterion: ``youden``.
-        weights: ``(n,)`` positive weights of the cases; by default all count the same.
 
     Raises:
         ValueError: an unknown criterion, one class only, and as `auroc`.
@@ -168,12 +167,11 @@ def threshold_for(y: ArrayLike, score: ArrayLike, criterion: str = "youden", wei
     seen, position = np.unique(scores, return_inverse=True)
     if seen.size == 1:
         return float(seen[0])
-    share = np.ones(labels.size) if weights is None else np.asarray(weights, dtype=np.float64)
-    below_positive = np.bincount(position[labels], share[labels], seen.size).cumsum()[:-1]
-    below_negative = np.bincount(position[~labels], share[~labels], seen.size).cumsum()[:-1]
-    # Youden's index times the sums of both classes; counts are exact, so that ties stay ties.
-    index = below_negative * share[labels].sum() - below_positive * share[~labels].sum()
-    best = int(np.flatnonzero(np.isclose(index, index.max(), rtol=1e-12, atol=0))[-1])
+    below_positive = np.bincount(position[labels], minlength=seen.size).cumsum()[:-1]
+    below_negative = np.bincount(position[~labels], minlength=seen.size).cumsum()[:-1]
+    # Youden's index times both class sizes, in integers: ties stay ties.
+    index = below_negative * positives - below_positive * (labels.size - positives)
+    best = int(np.flatnonzero(index == index.max())[-1])
     return float((seen[best] + seen[best + 1]) / 2)
 
 
