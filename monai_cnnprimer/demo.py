@@ -52,8 +52,8 @@ def _site(exports: Path, labels: Path) -> Site:
 def _printed(table: pd.DataFrame) -> Table:
     printed = Table("site", "status", "accepted", "refused", "errors", "AUROC (95 % interval)", "n", "seconds")
     for row in table.to_dict("records"):
-        known = pd.notna(row["auroc"])
-        auroc = f"{row['auroc']:.3f} ({row['auroc_low']:.3f} to {row['auroc_high']:.3f})" if known else "not available"
+        figures = [row["auroc"], row["auroc_low"], row["auroc_high"]]
+        value, low, high = ("-" if pd.isna(figure) else f"{figure:.3f}" for figure in figures)
         cells = [row[name] for name in ("site", "status", "accepted", "refused", "errors")]
-        printed.add_row(*map(str, cells), auroc, str(row["labelled"]), str(row["seconds"]))
+        printed.add_row(*map(str, cells), f"{value} ({low} to {high})", str(row["labelled"]), str(row["seconds"]))
     return printed

@@ -13,6 +13,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 from written_dicom import radiograph, written
 
@@ -59,13 +60,12 @@ def test_export_to_predictions_gradcam_and_mlflow(phantom_export, tmp_path):
 
 
 def test_weights_of_another_architecture_end_with_a_message_and_an_exit_code(phantom_export, tmp_path):
-    import torch
-
     torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "other.pt")
     export = phantom_export / "sites" / "birch.zip"
     result = run_bundle(export, tmp_path / "run", check=False, weights=tmp_path / "other.pt")
     assert result.returncode != 0
     assert "other.pt: weights of another architecture" in result.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_demo_writes_reads_predicts_and_logs_three_sites(tmp_path):
