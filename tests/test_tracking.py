@@ -431,7 +431,7 @@ def test_without_address_the_store_is_the_one_mlflow_shows(store, tmp_path, monk
     assert (tmp_path / "mlruns" / run.info.run_id / "artifacts" / "maps" / "first" / "map.txt").exists()
 
 
-@pytest.mark.parametrize("address", ["file:///tmp/mlruns", "mlruns", "./runs"])
+@pytest.mark.parametrize("address", ["file:///mlruns", "mlruns", "./runs"])
 def test_folders_are_refused(address):
     with pytest.raises(ValueError, match="name a database file, sqlite:///mlflow.db, or a server"):
         RunHandler(address)
