@@ -27,7 +27,7 @@ from monai.handlers import ROCAUC, MLFlowHandler, from_engine
 
 from monai_cnnprimer.interruption import Terminated
 from monai_cnnprimer.validate.mlflow_store import HOST_TAG, PROCESS_TAG, this_process
-from monai_cnnprimer.validate.tracking import RunHandler, TrackingFailed, sync
+from monai_cnnprimer.validate.tracking import RunHandler, TrackingFailed, record_file, sync
 
 RUN = {
     "status": "complete",
@@ -202,7 +202,8 @@ def test_failed_run_leaves_its_directory_too(store, run_directory):
     (run,) = runs_in(store)
     assert run.info.status == "FAILED"
     assert "maps/second/map.txt" in artifacts(store, run.info.run_id)
-    assert json.loads((run_directory / "mlflow.json").read_text())["uploaded"] is True
+    assert not [name for name in artifacts(store, run.info.run_id) if "mlflow" in name]
+    assert json.loads(record_file(run_directory).read_text())["uploaded"] is True
 
 
 @pytest.mark.parametrize("event", [lambda: None, corrupt])
@@ -316,7 +317,7 @@ def test_dead_server_costs_a_warning(dead_server, store, run_directory, caplog):
     assert time.monotonic() - before < 15
     assert evaluator.state.metrics["auc"] == pytest.approx(13 / 15)
     assert f"upload it later with: cnnprimer sync {run_directory}" in caplog.text
-    record = (run_directory / "mlflow.json").read_text()
+    record = record_file(run_directory).read_text()
     assert json.loads(record)["uploaded"] is False
     assert "secret" not in record + caplog.text
 
@@ -376,7 +377,7 @@ def test_sync_waits_for_a_run_that_goes_on(store, run_directory):
         sync(run_directory, store)
     pid, start, *rest = this_process()[PROCESS_TAG].split()
     gone = this_process() | {PROCESS_TAG: " ".join([pid, str(int(start) - 1), *rest])}
-    (run_directory / "mlflow.json").write_text(json.dumps({"process": gone}))
+    record_file(run_directory).write_text(json.dumps({"process": gone}))
     sync(run_directory, store)
     assert [run.info.status for run in runs_in(store)] == ["KILLED"]
 

@@ -244,21 +244,24 @@ class RunHandler(MLFlowHandler):
             self._dispose_sqlite_store()
 
     def _all_tags(self) -> dict[str, str]:
-        run = _read_json(self.output_dir, "run.json")
+        run = self._read("run.json")
         tags = {tag: run.get(key) for key, tag in _TAGS_OF_RUN_JSON.items()} | self._tags
         return {key: cut(value, MAX_TAG_VAL_LENGTH) for key, value in named_values(tags.items()).items()}
 
     def _all_params(self) -> list[Param]:
-        run = _read_json(self.output_dir, "run.json")
+        run = self._read("run.json")
         params = dict(leaves({key: run.get(key) for key in _PARAMS_OF_RUN_JSON})) | self._params
         return [Param(key, cut(value, MAX_PARAM_VAL_LENGTH)) for key, value in named_values(params.items()).items()]
 
     def _all_metrics(self, of_engine: Mapping[str, Any], time: int) -> list[Metric]:
-        run = _read_json(self.output_dir, "run.json")
-        values = _read_json(self.output_dir, "metrics.json") or of_engine
+        run = self._read("run.json")
+        values = self._read("metrics.json") or of_engine
         values = {key: run.get(key) for key in _METRICS_OF_RUN_JSON} | dict(values)
         numbers = named_values((key, value) for key, value in leaves(values) if is_number(value))
         return [Metric(key, float(value), time, 0) for key, value in numbers.items()]
+
+    def _read(self, name: str) -> dict[str, Any]:
+        return {} if self.output_dir is None else _read_json(self.output_dir / name)
 
     def _record(self, uploaded: bool) -> None:
         if self.output_dir is None:
@@ -270,8 +273,7 @@ class RunHandler(MLFlowHandler):
             "tracking_uri": public(self.store_uri),
             "uploaded": uploaded,
         }
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.output_dir / "mlflow.json", json.dumps(record, indent=2) + "\n")
+        write_atomically(record_file(self.output_dir), json.dumps(record, indent=2) + "\n")
 
 
 def sync(
@@ -295,7 +297,7 @@ def sync(
         ValueError: as `RunHandler`.
     """
     directory = Path(run_directory)
-    run, record = _read_json(directory, "run.json"), _read_json(directory, "mlflow.json")
+    run, record = _read_json(directory / "run.json"), _read_json(record_file(directory))
     if not run:
         raise TrackingFailed("there is no run.json in this folder: name the output_dir of a run")
     status = _STATUS_OF_RUN_JSON.get(run.get("status", ""))
@@ -315,11 +317,17 @@ def sync(
     return opened.info.run_id
 
 
-def _read_json(directory: Path | None, name: str) -> dict[str, Any]:
-    """The object in a file of the run directory; empty where there is no such file."""
-    if directory is None or not (directory / name).exists():
+def record_file(run_directory: Path) -> Path:
+    """Where a run directory went in MLflow: beside it, since the address of a database names folders of the machine."""
+    directory = run_directory.resolve()
+    return directory.with_name(f"{directory.name}.mlflow.json")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The object in a file; empty where there is no such file."""
+    if not path.exists():
         return {}
     try:
-        return dict(json.loads((directory / name).read_text()))
+        return dict(json.loads(path.read_text()))
     except (ValueError, TypeError):
-        raise TrackingFailed(f"{name} in the run directory is not a JSON object") from None
+        raise TrackingFailed(f"{path.name} in the run directory is not a JSON object") from None
