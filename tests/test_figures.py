@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from monai_cnnprimer.figures import Tile, contact_sheet_png, overlay_png
+from monai_cnnprimer.figures.overlay import Tile, contact_sheet_png, overlay_png
 
 RADIOGRAPH = np.linspace(0, 1, 60 * 80, dtype=np.float32).reshape(60, 80)
 MAP = np.random.default_rng(0).normal(size=(60, 80)).astype(np.float32)

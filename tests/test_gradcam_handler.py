@@ -258,7 +258,9 @@ def test_a_layer_without_known_geometry_is_drawn_and_says_so(tmp_path, monkeypat
             return self.up(self.features(x)).mean(dim=(2, 3))
 
     titles = []
-    monkeypatch.setattr("monai_cnnprimer.handlers.overlay_png", lambda image, heats, *_: titles.extend(heats) or b"")
+    monkeypatch.setattr(
+        "monai_cnnprimer.handlers.gradcam.overlay_png", lambda image, heats, *_: titles.extend(heats) or b""
+    )
     network = Upsampled()
     handler = GradCamHandler(network, "up", max_images=1, output_dir=tmp_path)
     evaluator(batches(bright_cases(), 12), network, handler).run()

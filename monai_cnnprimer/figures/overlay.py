@@ -1,24 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arrays to PNG. Matplotlib's object interface only: no global state, and the same arrays give the same bytes."""
+"""Radiographs under maps."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
 from matplotlib.colors import ListedColormap, Normalize
-from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 from numpy.typing import NDArray
 
-FOOTER = "Research use only, not for clinical use"
+from monai_cnnprimer.figures.page import draw_radiograph, new_page, png
 
 # Without its dark end, which looks like air, and its yellow, which turns green over grey.
 _HEAT = ListedColormap(colormaps["inferno"](np.linspace(0.25, 0.8, 256)))
@@ -54,18 +51,18 @@ def overlay_png(
     height = _PANEL * image.shape[0] * aspect / image.shape[1]
     left = _MARGIN + _PANEL + _MARGIN
     step = _PANEL + _BAR
-    page = _page(left + len(heats) * step, height + 1.3, title)
+    page = new_page(left + len(heats) * step, height + 1.3, title)
     axis = page.axes(_MARGIN, 0.8, _PANEL, height)
-    _radiograph(axis, image, aspect)
+    draw_radiograph(axis, image, aspect)
     axis.set_title("network input", fontsize=9)
     for i, (name, heat) in enumerate(heats.items()):
         axis = page.axes(left + i * step, 0.8, _PANEL, height)
-        _radiograph(axis, image, aspect)
+        draw_radiograph(axis, image, aspect)
         _overlay(axis, image, heat, aspect)
         axis.set_title(name, fontsize=9, parse_math=False)
         if heat.max() > 0:
             _color_bar(page.axes(left + i * step + _PANEL + 0.08, 0.8, 0.12, height), _full_scale(heat))
-    return _png(page.figure)
+    return png(page.figure)
 
 
 def contact_sheet_png(tiles: Sequence[Tile], title: str, columns: int = 4) -> bytes:
@@ -80,45 +77,20 @@ def contact_sheet_png(tiles: Sequence[Tile], title: str, columns: int = 4) -> by
     rows = -(-len(tiles) // columns)
     height = _TILE * max(tile.image.shape[0] / tile.image.shape[1] for tile in tiles)
     step = height + 0.55
-    page = _page(_MARGIN + columns * (_TILE + _MARGIN), 0.4 + rows * step + 0.4, title)
+    page = new_page(_MARGIN + columns * (_TILE + _MARGIN), 0.4 + rows * step + 0.4, title)
     for i, tile in enumerate(tiles):
         row, column = divmod(i, columns)
         axis = page.axes(_MARGIN + column * (_TILE + _MARGIN), 0.4 + row * step + 0.4, _TILE, height)
-        _radiograph(axis, tile.image)
+        draw_radiograph(axis, tile.image)
         _overlay(axis, tile.image, tile.heat)
         caption = "\n".join(_shortened(line) for line in tile.caption.split("\n"))
         axis.set_title(caption, fontsize=7, parse_math=False)
-    return _png(page.figure)
-
-
-class _Page(NamedTuple):
-    """Places axes by inches from the upper left; a layout engine takes a second for each figure."""
-
-    figure: Figure
-    width: float
-    height: float
-
-    def axes(self, left: float, top: float, width: float, height: float) -> Axes:
-        bottom = self.height - top - height
-        return self.figure.add_axes((left / self.width, bottom / self.height, width / self.width, height / self.height))
-
-
-def _page(width: float, height: float, title: str) -> _Page:
-    figure = Figure(figsize=(width, height))
-    figure.text(0.5, 1 - 0.12 / height, title, fontsize=10, ha="center", va="top", parse_math=False)
-    figure.text(0.5, 0.08 / height, FOOTER, fontsize=7, ha="center", va="bottom")
-    return _Page(figure, width, height)
+    return png(page.figure)
 
 
 def _shortened(line: str, most: int = 44) -> str:
     """The end of a long line, which tells files apart better than their folder."""
     return line if len(line) <= most else f"…{line[1 - most :]}"
-
-
-def _radiograph(axis: Axes, image: NDArray[np.floating], aspect: float = 1.0) -> None:
-    axis.imshow(image, cmap="gray", aspect=aspect, interpolation="nearest")
-    axis.set_xticks([])
-    axis.set_yticks([])
 
 
 def _overlay(axis: Axes, image: NDArray[np.floating], heat: NDArray[np.floating], aspect: float = 1.0) -> None:
@@ -142,11 +114,3 @@ def _color_bar(axis: Axes, full_scale: float) -> None:
 def _full_scale(heat: NDArray[np.floating]) -> float:
     """The largest value of either sign; 1 for a map of zeros, which stays at zero."""
     return float(np.abs(heat).max()) or 1.0
-
-
-def _png(figure: Figure, dpi: int = 110) -> bytes:
-    FigureCanvasAgg(figure)
-    buffer = io.BytesIO()
-    # Matplotlib would otherwise write its own version into the file.
-    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
-    return buffer.getvalue()
