@@ -4,18 +4,30 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from ignite.engine import Engine, Events
+from mlflow import MlflowClient
 from sklearn.metrics import roc_auc_score
 
 from monai_cnnprimer.networks import resnet50_classifier, sha256_of_file
-from monai_cnnprimer.training import AutocastInferer, balanced_weights, patient_split, size_only
+from monai_cnnprimer.training import (
+    AutocastInferer,
+    TrainingRecord,
+    balanced_weights,
+    latest_checkpoint,
+    patient_split,
+    size_only,
+)
+from monai_cnnprimer.validate.tracking import sync
 
 WORDS = {"NORMAL": 0, "PNEUMONIA": 1}
 BUNDLE = Path(__file__).parents[1] / "bundles" / "chest_xray_resnet50"
@@ -92,17 +104,109 @@ def test_autocast_computes_in_bfloat16_and_gives_float32():
     assert (seen, logits.dtype) == ([torch.bfloat16], torch.float32)
 
 
-def test_the_train_config_leaves_weights_threshold_and_figures(image_folder, tmp_path):
+class Steps:
+    """A trainer and its validation whose AUROC, epoch by epoch, is chosen by the test."""
+
+    def __init__(self, folder, values, patience=None):
+        self.evaluator = Engine(lambda *_: None)
+        self.evaluator.state.key_metric_name = "auroc"
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5)
+        self.record = TrainingRecord(folder, BUNDLE, {"seed": 3}, optimizer, self.evaluator, patience)
+        self.trainer = Engine(lambda engine, loss: {"loss": torch.tensor(loss)})
+        validate = lambda engine: self.evaluator.state.metrics.update(auroc=values[engine.state.epoch - 1])  # noqa: E731
+        self.trainer.add_event_handler(Events.EPOCH_COMPLETED, validate)
+        self.record.attach(self.trainer)
+
+    def run(self, epochs):
+        return self.trainer.run([1.0, 2.0], max_epochs=epochs).epoch
+
+
+def test_curves_have_one_row_an_epoch(tmp_path):
+    Steps(tmp_path, [0.5, 0.75]).run(2)
+    assert (tmp_path / "curves.csv").read_text() == (
+        "epoch,learning_rate,loss,validation_auroc\n1,0.5,1.5,0.5\n2,0.5,1.5,0.75\n"
+    )
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert (run["status"], run["bundle"], run["settings"]) == ("running", "chest_xray_resnet50", {"seed": 3})
+
+
+@pytest.mark.parametrize(("patience", "stopped", "best"), [(None, 6, 2), (2, 4, 2), (3, 5, 2), (5, 6, 2)])
+def test_training_stops_when_its_patience_has_run_out(tmp_path, patience, stopped, best):
+    steps = Steps(tmp_path, [0.5, 0.9, 0.9, 0.8, 0.7, 0.6], patience)
+    assert (steps.run(6), steps.record.best_epoch()) == (stopped, best)
+
+
+def test_a_training_that_fails_says_so(tmp_path):
+    steps = Steps(tmp_path, [])
+    with pytest.raises(IndexError):
+        steps.run(1)
+    assert json.loads((tmp_path / "run.json").read_text())["status"] == "failed"
+
+
+def test_a_half_written_checkpoint_is_passed_over(tmp_path):
+    assert latest_checkpoint(tmp_path) is None
+    for epoch in (2, 10):
+        torch.save({"network": {"weight": torch.rand(4, 4)}}, tmp_path / f"checkpoint_epoch={epoch}.pt")
+    assert latest_checkpoint(tmp_path).name == "checkpoint_epoch=10.pt"
+    newest = tmp_path / "checkpoint_epoch=10.pt"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    assert latest_checkpoint(tmp_path).name == "checkpoint_epoch=2.pt"
+
+
+def _train(folder, output, **more):
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", BUNDLE / "configs" / "train.yaml"]
-    options = {"bundle_root": BUNDLE, "dataset_dir": image_folder, "output_dir": tmp_path, "image_size": 32}
-    options |= {"max_epochs": 1, "batch_size": 4, "num_workers": 0}
+    options = {"bundle_root": BUNDLE, "dataset_dir": folder, "output_dir": output, "image_size": 32}
+    options |= {"max_epochs": 2, "batch_size": 4, **more}
     words = [word for name, value in options.items() for word in (f"--{name}", value)]
-    result = subprocess.run([*map(str, [*command, *words])], capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr[-3000:]
-    point = json.loads((tmp_path / "operating_point.json").read_text())
-    results = json.loads((tmp_path / "results.json").read_text())
-    assert point["weights_sha256"] == results["weights_sha256"] == sha256_of_file(tmp_path / "model.pt")
+    return subprocess.Popen([*map(str, [*command, *words])], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+@pytest.fixture(scope="module")
+def trained(image_folder, tmp_path_factory):
+    """What two epochs leave behind."""
+    output = tmp_path_factory.mktemp("trained") / "run"
+    process = _train(image_folder, output)
+    errors = process.communicate()[1]
+    assert process.returncode == 0, errors.decode()[-3000:]
+    return output
+
+
+def test_the_train_config_leaves_weights_threshold_and_figures(trained):
+    point = json.loads((trained / "operating_point.json").read_text())
+    results = json.loads((trained / "results.json").read_text())
+    assert point["weights_sha256"] == results["weights_sha256"] == sha256_of_file(trained / "model.pt")
     assert point["threshold"] == results["threshold"]
     assert results["test"]["auroc"]["n"] == results["counts"]["test"]["images"] == 8
     assert results["size_only"]["n"] == 8
-    resnet50_classifier(pretrained=tmp_path / "model.pt")
+    assert json.loads((trained / "run.json").read_text())["status"] == "complete"
+    assert not trained.with_name("run.checkpoints").exists()
+    resnet50_classifier(pretrained=trained / "model.pt")
+
+
+def test_training_killed_and_taken_up_again_ends_with_the_same_weights(trained, image_folder, tmp_path):
+    first = _train(image_folder, tmp_path / "run")
+    second_epoch = tmp_path / "run.checkpoints" / "checkpoint_epoch=1.pt"
+    while first.poll() is None and not (second_epoch.is_file() and (tmp_path / "run" / "curves.csv").is_file()):
+        time.sleep(0.1)
+    first.kill()
+    first.communicate()
+    again = _train(image_folder, tmp_path / "run")
+    errors = again.communicate()[1]
+    assert again.returncode == 0, errors.decode()[-3000:]
+    for name in ("model.pt", "curves.csv", "results.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (trained / name).read_bytes()
+
+
+def test_the_curves_of_a_training_go_to_mlflow_by_epoch(trained, tmp_path):
+    copy = shutil.copytree(trained, tmp_path / "training")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    run_id = sync(copy, uri)
+    client = MlflowClient(uri)
+    table = pd.read_csv(trained / "curves.csv")
+    for name in ("loss", "validation_auroc", "learning_rate"):
+        history = client.get_metric_history(run_id, name)
+        assert {point.step: point.value for point in history} == dict(zip(table["epoch"], table[name], strict=True))
+    run = client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["settings.batch_size"] == "4"
+    assert "test.auroc" in run.data.metrics or "test.auroc.value" in run.data.metrics

@@ -8,7 +8,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from monai_cnnprimer.transforms import FitSized
+from monai_cnnprimer.transforms import FitSized, RandAspectd
 
 
 def _fit(pixels, spacing, size=224):
@@ -45,3 +45,32 @@ def test_input_is_not_changed():
     FitSized(keys="image", size=10)({"image": image})
     assert torch.equal(image, before)
     assert "network_spacing_mm" not in image.meta
+
+
+def _squashed(aspect, side=120):
+    """One scene, seen `aspect` times as wide as high, squashed to a square."""
+    y, x = np.meshgrid(*2 * [(np.arange(side) + 0.5) / side - 0.5], indexing="ij")
+    scene = np.cos(9 * aspect * x + 4 * y) + np.cos(7 * y)
+    size = {"original_width": str(int(1000 * aspect)), "original_height": "1000"}
+    return {"image": torch.as_tensor(scene, dtype=torch.float32)[None], **size}
+
+
+def test_images_of_any_original_aspect_look_squashed_from_the_one_drawn():
+    seen = [RandAspectd("image", aspects=(1.25, 1.25))(_squashed(aspect))["image"] for aspect in (1.25, 1.4, 1.7)]
+    for image in seen[1:]:
+        assert (image - seen[0]).abs().max() < 0.15
+
+
+def test_an_image_that_was_not_squashed_is_stretched_too():
+    case = _squashed(1.0)
+    unsquashed = {"image": case["image"]}
+    stretched = [RandAspectd("image", aspects=(1.25, 1.25))(one)["image"] for one in (case, unsquashed)]
+    assert torch.equal(*stretched)
+    assert (stretched[0] - case["image"]).abs().max() > 0.5
+
+
+def test_the_aspect_drawn_depends_on_the_seed_alone():
+    draw = RandAspectd("image", aspects=(1.1, 1.7))
+    first, second, again = (draw.set_random_state(seed)(_squashed(1.4))["image"] for seed in (1, 2, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, second)

@@ -6,6 +6,7 @@ A server that does not answer costs a warning and at most 15 seconds; `sync` upl
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import os
@@ -53,7 +54,7 @@ _TAGS_OF_RUN_JSON = {
     "threshold_id": "operating_point",
 }
 # Named one by one: run.json may come to hold the command line, whose paths must not leave the machine.
-_PARAMS_OF_RUN_JSON = ("seed", "threshold", "versions")
+_PARAMS_OF_RUN_JSON = ("seed", "threshold", "versions", "settings")
 _METRICS_OF_RUN_JSON = ("counts", "seconds")
 _STATUS_OF_RUN_JSON = {"complete": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
 
@@ -258,7 +259,17 @@ class RunHandler(MLFlowHandler):
         values = self._read("metrics.json") or of_engine
         values = {key: run.get(key) for key in _METRICS_OF_RUN_JSON} | dict(values)
         numbers = named_values((key, value) for key, value in leaves(values) if is_number(value))
-        return [Metric(key, float(value), time, 0) for key, value in numbers.items()]
+        return [Metric(key, float(value), time, 0) for key, value in numbers.items()] + self._curves(time)
+
+    def _curves(self, time: int) -> list[Metric]:
+        """The epochs of a training, from `curves.csv`."""
+        file = None if self.output_dir is None else self.output_dir / "curves.csv"
+        if file is None or not file.is_file():
+            return []
+        with file.open(newline="") as lines:
+            rows = list(csv.DictReader(lines))
+        steps = [(int(row.pop("epoch")), row) for row in rows]
+        return [Metric(key, float(value), time, step) for step, row in steps for key, value in row.items()]
 
     def _read(self, name: str) -> dict[str, Any]:
         return {} if self.output_dir is None else _read_json(self.output_dir / name)
