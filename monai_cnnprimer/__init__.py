@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from monai_cnnprimer.dicom.reader import RadiographReader
     from monai_cnnprimer.explain.gradcam import GradCam
     from monai_cnnprimer.explain.receptive_field import align_map, theoretical_receptive_field
-    from monai_cnnprimer.handlers import CaseTableHandler, GradCamHandler
-    from monai_cnnprimer.networks import resnet50_classifier
+    from monai_cnnprimer.handlers import ActivationHandler, CaseTableHandler, GradCamHandler
+    from monai_cnnprimer.networks import fpn_classifier, resnet50_classifier, unet_classifier
     from monai_cnnprimer.validate.tracking import RunHandler
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "ActivationHandler": "handlers",
     "CaseTableHandler": "handlers",
     "DicomRefused": "dicom.header",
     "GradCam": "explain.gradcam",
@@ -30,12 +31,15 @@ _HOMES = {
     "RadiographReader": "dicom.reader",
     "RunHandler": "validate.tracking",
     "align_map": "explain.receptive_field",
+    "fpn_classifier": "networks",
     "index_export": "dicom.export",
     "resnet50_classifier": "networks",
     "theoretical_receptive_field": "explain.receptive_field",
+    "unet_classifier": "networks",
 }
 
 __all__ = [
+    "ActivationHandler",
     "CaseTableHandler",
     "DicomRefused",
     "GradCam",
@@ -44,9 +48,11 @@ __all__ = [
     "RunHandler",
     "__version__",
     "align_map",
+    "fpn_classifier",
     "index_export",
     "resnet50_classifier",
     "theoretical_receptive_field",
+    "unet_classifier",
 ]
 
 

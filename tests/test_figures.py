@@ -24,8 +24,14 @@ def coloured(png: bytes) -> int:
     return int((np.ptp(pixels(png), axis=2) > 20).sum())
 
 
-def sheet(heat: np.ndarray) -> bytes:
-    return contact_sheet_png([Tile(RADIOGRAPH, heat, "case")], "title")
+def sheet(heat: np.ndarray, **masks: np.ndarray) -> bytes:
+    return contact_sheet_png([Tile(RADIOGRAPH, heat, "case", masks)], "title")
+
+
+def box(rows: slice, columns: slice) -> np.ndarray:
+    mask = np.zeros(RADIOGRAPH.shape, dtype=bool)
+    mask[rows, columns] = True
+    return mask
 
 
 def test_the_same_arrays_give_the_same_bytes_without_a_trace_of_the_maker():
@@ -70,7 +76,43 @@ def test_a_sheet_has_a_place_for_each_tile():
     assert five.shape[0] > 1.7 * one.shape[0]
 
 
+def test_regions_are_outlined_where_they_lie():
+    """A box over the left half has its outline there only; one that reaches the edge is closed there."""
+    bare = np.zeros_like(MAP)
+    drawn = np.ptp(pixels(sheet(bare, lung=box(slice(20, 40), slice(10, 30)))), axis=2) > 40
+    tile = drawn[: int(0.8 * len(drawn))]  # without the legend
+    rows, columns = np.nonzero(tile)
+    width = drawn.shape[1]
+    assert columns.max() < width / 2
+    assert 0.6 * (rows.max() - rows.min()) < columns.max() - columns.min() < 1.4 * (rows.max() - rows.min())
+    inside = tile[rows.min() + 4 : rows.max() - 3, columns.min() + 4 : columns.max() - 3]
+    assert not inside.any()
+    everything = np.ptp(pixels(sheet(bare, lung=box(slice(None), slice(None)))), axis=2) > 40
+    assert everything[: int(0.8 * len(everything))].sum() > tile.sum()
+
+
+@pytest.mark.parametrize("name", ["lung", "heart", "marker", "finding"])
+def test_each_region_has_a_colour_and_a_name_in_the_legend(name):
+    bare, region = np.zeros_like(MAP), {name: box(slice(20, 40), slice(10, 30))}
+    assert coloured(sheet(bare, **region)) > 100
+    beside = overlay_png(RADIOGRAPH, {"layer4": bare}, "case", masks=region)
+    assert coloured(beside) > 200
+    none = overlay_png(RADIOGRAPH, {"layer4": bare}, "case", masks={name: np.zeros_like(region[name])})
+    assert 0 < coloured(none) < 200  # its line in the legend
+
+
+def test_a_long_title_is_broken_into_lines_above_the_tiles():
+    short, long = (
+        pixels(contact_sheet_png([Tile(RADIOGRAPH, MAP, "case")], title)) for title in ("short", "UNFIT: maps do " * 8)
+    )
+    assert short.shape[1] == long.shape[1]
+    assert long.shape[0] > short.shape[0] + 30
+    assert (long[:, :8] == 255).all()  # nothing runs into the edge
+
+
 def test_what_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match=r"mask 'lung' \(8, 8\) on an image of \(60, 80\)"):
+        overlay_png(RADIOGRAPH, {}, "case", masks={"lung": np.ones((8, 8), dtype=bool)})
     with pytest.raises(ValueError, match=r"map \(8, 8\) on an image of \(60, 80\); align it first"):
         overlay_png(RADIOGRAPH, {"layer4": np.zeros((8, 8))}, "case")
     with pytest.raises(ValueError, match="at least one tile"):

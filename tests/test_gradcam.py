@@ -15,7 +15,7 @@ from monai.networks.nets.resnet import ResNet
 from monai.visualize import GradCAM as MonaiGradCAM
 from torch import Tensor, nn
 
-from monai_cnnprimer.explain.gradcam import GradCam
+from monai_cnnprimer.explain.gradcam import GradCam, in_second_pass
 
 LAYERS = ("layer1", "layer3", "layer4")
 
@@ -239,6 +239,44 @@ def test_autocast_leaves_the_random_state_of_dropout():
         torch.manual_seed(0)
         with GradCam(network, "0"):
             assert all(torch.equal(network(images()), logits) for logits in expected)
+
+
+@pytest.mark.parametrize(("context", "forwards"), [(torch.no_grad, 1), (autocast_without_gradients, 2)])
+@pytest.mark.parametrize("hooked_first", [True, False])
+def test_hooks_of_others_can_tell_the_second_pass(context, forwards, hooked_first):
+    network, x, dtypes, seen = small_resnet(), images(), [], []
+
+    def hook(module: nn.Module, args: object, output: Tensor) -> None:
+        dtypes.append(output.dtype)
+        if not in_second_pass():
+            seen.append(output.detach())
+
+    with context():
+        expected = [network.layer4(network.layer3(network.layer2(network.layer1(stem(network, x))))), network(x)]
+    modules = [network.layer4, network]
+    handles = [module.register_forward_hook(hook) for module in modules if hooked_first]
+    with context(), GradCam(network, ["layer3", "layer4"]):
+        handles += [module.register_forward_hook(hook) for module in modules if not hooked_first]
+        network(x)
+    assert len(dtypes) == 2 * forwards
+    assert len(seen) == 2
+    assert all(torch.equal(ours, plain) for ours, plain in zip(seen, expected, strict=True))
+    assert not in_second_pass()
+    for handle in handles:
+        handle.remove()
+
+
+def stem(network: ResNet, x: Tensor) -> Tensor:
+    return network.maxpool(network.act(network.bn1(network.conv1(x))))
+
+
+def test_a_second_pass_that_fails_is_over():
+    network = small_resnet()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), GradCam(network, "layer3"):
+        network.layer4.register_forward_hook(lambda *_: interrupt() if in_second_pass() else None)
+        with pytest.raises(KeyboardInterrupt):
+            network(images())
+    assert not in_second_pass()
 
 
 def test_an_operation_in_place_does_not_reach_the_kept_activation():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Grad-CAM in an evaluator: which cases are kept, how many, and what is written."""
+"""Grad-CAM in an evaluator: which cases are kept, how many, which class is explained; the network is left alone."""
 
 from __future__ import annotations
 
@@ -7,16 +7,12 @@ import math
 import weakref
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine
 from monai.engines import SupervisedEvaluator
-from monai.networks.nets.resnet import ResNet
 from torch import Tensor, nn
 
-from monai_cnnprimer.explain.cases import ChosenCases, ExplainedCase, batch_cases, errors_first
-from monai_cnnprimer.explain.receptive_field import theoretical_receptive_field
 from monai_cnnprimer.handlers import GradCamHandler
 
 
@@ -64,40 +60,67 @@ def evaluator(loader: Any, network: nn.Module, *handlers: Any, **kwargs: Any) ->
 
 @pytest.mark.parametrize("decollate", [False, True])
 @pytest.mark.parametrize("size", [1, 5, 12])
-def test_errors_come_first_then_the_most_confident_whatever_the_batch_size(size, decollate):
+def test_errors_doubtful_sure_and_random_cases_are_kept_whatever_the_batch_size(size, decollate):
     network = Brightness()
-    handler = GradCamHandler(network, "features", max_images=5)
+    handler = GradCamHandler(network, "features", max_images=7)
     evaluator(batches(bright_cases(), size), network, handler, decollate=decollate).run()
-    assert [case.case_id for case in handler.cases] == ["c03", "c08", "c00", "c01", "c11"]
-    assert [case.label for case in handler.cases] == [1, 0, 0, 0, None]
+    chosen = [(case.case_id, case.chosen_as) for case in handler.cases]
+    assert chosen == [
+        ("c03", "error"), ("c06", "least confident"), ("c00", "most confident"), ("c05", "random"),
+        ("c08", "error"), ("c07", "least confident"), ("c01", "most confident"),
+    ]  # fmt: skip
     first = handler.cases[0]
+    assert (first.label, first.predicted, first.explained, first.is_error) == (1, 0, 0, True)
     assert first.network_spacing_mm == (2.0, 1.5)
     assert handler.cases[2].network_spacing_mm is None
     assert torch.equal(first.image, torch.full((1, 6, 8), -3.0))
-    assert (first.predicted, first.is_error) == (0, True)
     assert first.probability == pytest.approx(1 / (1 + math.exp(-3)))
-    torch.testing.assert_close(handler.cases[4].maps["features"], torch.full((1, 6, 8), 5 / 48))
+    torch.testing.assert_close(handler.cases[4].maps["features"], torch.full((1, 6, 8), 2 / 48))
 
 
-def test_without_labels_the_most_confident_are_kept_and_equals_go_by_case_id():
-    cases = [
-        {"image": torch.full((1, 4, 4), value), "case_id": name}
-        for name, value in zip("cadbe", (2.0, 2.0, 1.0, 2.0, 3.0), strict=True)
-    ]
-    chosen = []
-    for order in (cases, cases[::-1]):
+def test_the_random_sample_follows_the_seed():
+    samples = set()
+    for seed in range(5):
         network = Brightness()
-        handler = GradCamHandler(network, "features", max_images=3)
-        evaluator(batches([case | {"label": torch.tensor(-1)} for case in order], 2), network, handler).run()
-        chosen.append([case.case_id for case in handler.cases])
-    assert chosen == [["e", "a", "b"], ["e", "a", "b"]]
+        handler = GradCamHandler(network, "features", max_images=4, seed=seed)
+        evaluator(batches(bright_cases(), 4), network, handler).run()
+        samples.add(handler.cases[3].case_id)
+    assert len(samples) > 1
 
 
-def test_a_rule_of_ones_own():
+@pytest.mark.parametrize(
+    ("target", "threshold", "explained"),
+    [
+        ("predicted", 0.5, [0, 0, 1, 1]),
+        ("predicted", 0.9, [0, 0, 0, 1]),
+        (1, 0.9, [1, 1, 1, 1]),
+        (torch.tensor([1, 0, 0, 1]), 0.5, [1, 0, 0, 1]),
+        (lambda logits: logits[:, 1], 0.5, [None] * 4),
+    ],
+)
+def test_what_is_predicted_at_the_operating_point_is_what_is_explained(target, threshold, explained):
+    """Log odds -6, -2, 2, 4: at 0.9 the third is not predicted. Only the second class looks at the image."""
     network = Brightness()
-    handler = GradCamHandler(network, "features", 2, priority=lambda case: (-case.confidence,))
-    evaluator(batches(bright_cases(), 4), network, handler).run()
-    assert [case.case_id for case in handler.cases] == ["c06", "c05"]
+    handler = GradCamHandler(network, "features", 4, target, threshold=threshold)
+    evaluator(batches([bright_cases()[i] for i in (0, 4, 8, 10)], 4), network, handler).run()
+    cases = sorted(handler.cases, key=lambda case: case.case_id)
+    assert [case.explained for case in cases] == explained
+    assert [bool(case.maps["features"].any()) for case in cases] == [c != 0 for c in explained]
+    if target == "predicted" and isinstance(target, str):
+        assert [case.predicted for case in cases] == explained
+
+
+def test_an_unknown_target_is_refused_at_any_operating_point():
+    for threshold in (0.5, 0.3):
+        with pytest.raises(ValueError, match='give "predicted", a class'):
+            GradCamHandler(Brightness(), "features", target="predict", threshold=threshold)
+
+
+def test_a_single_logit_explains_class_1():
+    network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 1))
+    handler = GradCamHandler(network, "0", threshold=0.3)
+    evaluator(batches(bright_cases(), 6), network, handler).run()
+    assert {case.explained for case in handler.cases} == {1}
 
 
 def test_any_ignite_engine_and_plain_batches():
@@ -108,7 +131,7 @@ def test_any_ignite_engine_and_plain_batches():
     handler.attach(engine)
     stacked = batches(bright_cases(), 4)
     engine.run([(batch["image"], batch["label"]) for batch in stacked])
-    assert [case.case_id for case in handler.cases] == ["000003", "000008"]
+    assert [case.case_id for case in handler.cases] == ["000003", "000006"]
 
 
 def test_each_run_starts_afresh():
@@ -118,7 +141,7 @@ def test_each_run_starts_afresh():
     engine.run()
     first = [case.case_id for case in handler.cases]
     engine.run()
-    assert [case.case_id for case in handler.cases] == first == ["c03", "c00", "c01"]
+    assert [case.case_id for case in handler.cases] == first == ["c03", "c05", "c00"]
     assert not network._forward_hooks
 
 
@@ -138,6 +161,14 @@ def test_memory_is_bounded_by_the_number_of_cases():
     kept = [tensor for case in handler.cases for tensor in (case.image, case.logits, *case.maps.values())]
     assert [tensor.untyped_storage().nbytes() for tensor in kept] == [tensor.nbytes for tensor in kept]
     assert len(handler.cases) == 2
+
+
+def test_cases_beyond_the_bytes_are_passed_over_and_told(caplog):
+    network = Brightness()
+    handler = GradCamHandler(network, "features", max_bytes=4 * 100)
+    evaluator(batches(bright_cases(), 4), network, handler).run()
+    assert handler.cases == []
+    assert "Grad-CAM: 12 cases take more than a quarter of max_bytes each" in caplog.text
 
 
 def test_a_failing_evaluation_fails_once_and_leaves_the_network():
@@ -162,115 +193,3 @@ def test_more_than_one_forward_for_a_batch_is_refused():
     other.logger.disabled = True
     with pytest.raises(ValueError, match="ran 0 times for one batch"):
         other.run()
-
-
-def test_batches_that_cannot_be_told_apart_are_refused():
-    maps, logits = {"x": torch.zeros(2, 1, 1, 1)}, torch.zeros(2, 2)
-    with pytest.raises(ValueError, match="last forward had 2 images, the batch has 3"):
-        batch_cases({"image": torch.zeros(3, 1, 4, 4)}, maps, logits)
-    with pytest.raises(ValueError, match="a batch must be a dictionary"):
-        batch_cases(torch.zeros(3, 1, 4, 4), maps, logits)
-
-
-def case(case_id: str, logits: list[float], label: int | None = None) -> ExplainedCase:
-    return ExplainedCase(case_id, torch.zeros(1, 2, 2), {}, torch.tensor(logits), label)
-
-
-def test_confidence_still_ranks_where_probabilities_are_one():
-    sure, surer = case("a", [0.0, 60.0]), case("b", [0.0, 80.0])
-    assert sure.probability == surer.probability == 1
-    assert errors_first(surer) > errors_first(sure)
-
-
-def test_a_single_logit_is_a_class_by_its_sign():
-    single = case("a", [-2.0], label=1)
-    assert (single.predicted, single.is_error) == (0, True)
-    assert single.probability == pytest.approx(1 / (1 + math.exp(-2)))
-    assert single.confidence == pytest.approx(2)
-
-
-def test_a_case_seen_twice_is_kept_once_and_no_number_ranks_last():
-    chosen = ChosenCases(3)
-    for name, logit in [("a", math.nan), ("b", 1.0), ("b", 1.0), ("c", 2.0), ("d", 0.5)]:
-        chosen.offer(case(name, [0.0, logit]))
-    assert [kept.case_id for kept in chosen.cases] == ["c", "b", "d"]
-    with pytest.raises(ValueError, match="must not be negative"):
-        ChosenCases(-1)
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    """Two runs over the same cases into one folder each; the second folder holds remains of an earlier run."""
-    torch.manual_seed(0)
-    network = ResNet("basic", [1, 1, 1, 1], [4, 8, 16, 32], 2, 1, conv1_t_stride=2, num_classes=2).eval()
-    generator = torch.Generator().manual_seed(2)
-    ids = ["0123456789abcdef", "NORMAL/IM-0001.jpeg", "../../out"]
-    cases = [
-        {
-            "image": torch.rand(1, 64, 96, generator=generator),
-            "case_id": case_id,
-            "label": torch.tensor(0),
-            "network_spacing_mm": torch.tensor([2.0, 1.5] if case_id == ids[0] else [math.nan, math.nan]),
-        }
-        for case_id in ids
-    ]
-    folders = [tmp_path_factory.mktemp("run") for _ in range(2)]
-    (folders[1] / "maps").mkdir()
-    (folders[1] / "maps" / "old.npz").touch()
-    for folder in folders:
-        handler = GradCamHandler(network, ["layer3", "layer4"], output_dir=folder)
-        evaluator(batches(cases, 2), network, handler).run()
-    return network, handler.cases, folders
-
-
-def test_maps_are_written_raw_with_their_geometry(written):
-    network, cases, (folder, _) = written
-    kept = {case.case_id: case for case in cases}["0123456789abcdef"]
-    with np.load(folder / "maps" / "0123456789abcdef.npz") as maps:
-        assert set(maps) == {f"layer{i}{part}" for i in (3, 4) for part in ("", ".receptive_field", ".mm_per_cell")}
-        assert np.array_equal(maps["layer3"], kept.maps["layer3"][0])
-        assert maps["layer4"].dtype == np.float32
-        assert maps["layer4.receptive_field"].tolist() == list(theoretical_receptive_field(network, "layer4"))
-        assert maps["layer4.mm_per_cell"].tolist() == [64.0, 48.0]
-    with np.load(next((folder / "maps").glob("NORMAL*.npz"))) as maps:
-        assert "layer4.mm_per_cell" not in maps
-
-
-def test_the_same_run_writes_the_same_bytes_and_nothing_else(written):
-    first, second = (
-        {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-        for folder in written[2]
-    )
-    assert first == second
-    names = ["0123456789abcdef", "NORMAL_IM-0001.jpeg-21fa6c26", "_.._out-a94848ef"]
-    assert sorted(name for name in first if name.startswith("maps")) == sorted(f"maps/{name}.npz" for name in names)
-    figures = {"figures/gradcam.png", *(f"figures/gradcam_{name}.png" for name in names)}
-    assert {name for name in first if name.startswith("figures")} == figures
-
-
-def test_a_layer_without_known_geometry_is_drawn_and_says_so(tmp_path, monkeypatch):
-    class Upsampled(Brightness):
-        def __init__(self) -> None:
-            super().__init__()
-            self.up = nn.ConvTranspose2d(2, 2, 2, 2)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.up(self.features(x)).mean(dim=(2, 3))
-
-    titles = []
-    monkeypatch.setattr(
-        "monai_cnnprimer.handlers.gradcam.overlay_png", lambda image, heats, *_: titles.extend(heats) or b""
-    )
-    network = Upsampled()
-    handler = GradCamHandler(network, "up", max_images=1, output_dir=tmp_path)
-    evaluator(batches(bright_cases(), 12), network, handler).run()
-    assert titles == ["up: receptive field unknown, map stretched to fit"]
-
-
-def test_the_operating_point_decides_what_is_predicted_and_what_is_an_error() -> None:
-    logits = torch.tensor([0.0, 0.6])  # probability of class 1: 0.646
-    cases = [ExplainedCase("a", torch.zeros(1, 4, 4), {}, logits, 0, threshold=t) for t in (0.5, 0.7)]
-    assert [case.predicted for case in cases] == [1, 0]
-    assert [case.is_error for case in cases] == [True, False]
-    assert [case.probability for case in cases] == pytest.approx([0.6457, 0.3543], abs=1e-4)
-    assert [case.confidence for case in cases] == pytest.approx([0.6, math.log(0.7 / 0.3) - 0.6])

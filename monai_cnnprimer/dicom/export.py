@@ -44,12 +44,15 @@ class Manifest:
         refused: the table that becomes ``refused.csv``, sorted by the hash of the path.
         paths: where each case's image lies; in memory only, never written.
         notes: what a person should know about labels and patients; counts, no values.
+        keys: of each case, keyed hashes of its identifiers by their name in a table (`labels.IDENTIFYING`); in memory
+            only.
     """
 
     accepted: pd.DataFrame
     refused: pd.DataFrame
     paths: dict[str, str] = field(repr=False)
     notes: list[str] = field(default_factory=list)
+    keys: dict[str, dict[str, str]] = field(default_factory=dict, repr=False)
 
     @property
     def sha256(self) -> str:
@@ -256,7 +259,8 @@ def _manifest(sources: Sequence[Source], rows: Sequence[Row], site: str, labels:
     by_study = sum(row["by_study"] for row in kept)
     if by_study:
         notes.append(f"{by_study} accepted images name no patient: each study is taken for one patient")
-    return Manifest(_table(kept, COLUMNS), _table(refused, REFUSED_COLUMNS), paths, notes)
+    keys = {row["case_id"]: row["keys"] | {"path": row["path_sha256"]} for row in kept}
+    return Manifest(_table(kept, COLUMNS), _table(refused, REFUSED_COLUMNS), paths, notes, keys)
 
 
 def _why_not_kept(row: Row, accepted: Mapping[str, Row]) -> str:

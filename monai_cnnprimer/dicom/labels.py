@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,14 +60,36 @@ def read_labels(path: str | os.PathLike[str], key: bytes, label_map: Mapping[str
         FileNotFoundError: there is no such file.
         ValueError: it is not a table with these columns.
     """
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise FileNotFoundError(f"{path}: no such table of labels")
-    columns, rows = read_csv(file)
-    identifier = next((name for name in IDENTIFYING if name in columns), None)
+    columns, rows = read_table(path, "labels")
+    identifier = identifying_column(columns)
     if identifier is None or "label" not in columns:
         raise ValueError(f"the table of labels needs the column 'label' and one of {', '.join(IDENTIFYING)}")
     return labels_of(rows, identifier, key, label_map)
+
+
+def read_table(path: str | os.PathLike[str], what: str) -> tuple[list[str], list[dict[str, str]]]:
+    """Columns and rows of a table given by a person, see `files.read_csv`.
+
+    Raises:
+        FileNotFoundError: there is no such file; the message says of what it is the table.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise FileNotFoundError(f"{path}: no such table of {what}")
+    return read_csv(file)
+
+
+def identifying_column(columns: Sequence[str]) -> str | None:
+    """The narrowest of `IDENTIFYING` that a table has."""
+    return next((name for name in IDENTIFYING if name in columns), None)
+
+
+def identifier_hash(row: Mapping[str, str], identifier: str, key: bytes) -> str:
+    """The keyed hash of what identifies a row; "" where its cell is empty."""
+    name = row[identifier]
+    if not name:
+        return ""
+    return keyed_hash(key, normal_name(name) if identifier == "path" else name)
 
 
 def labels_of(
@@ -82,10 +104,10 @@ def labels_of(
     for row in rows:
         if not row["label"]:
             continue
-        name = normal_name(row[identifier]) if identifier == "path" and row[identifier] else row[identifier]
+        name = identifier_hash(row, identifier, key)
         nameless += not name
         if name:
-            found.setdefault(keyed_hash(key, name), set()).add(classes.get(row["label"]))
+            found.setdefault(name, set()).add(classes.get(row["label"]))
     known = {name: label for name, (label, *others) in found.items() if label is not None and not others}
     odd = sum(None in labels for labels in found.values())
     counts = {

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Self
 from weakref import WeakSet
@@ -15,10 +15,19 @@ from torch import Tensor
 from torch.nn import Module
 from torch.utils.hooks import RemovableHandle
 
+from monai_cnnprimer.explain.layers import LayerRuns, find_layers, listed
+
 Target = str | int | Tensor | Callable[[Any], Tensor]
+Weigh = Callable[[Tensor, Tensor], Tensor]
 
 _RECORDED: WeakSet[Module] = WeakSet()
 _REDUCED = (torch.float16, torch.bfloat16)
+_SECOND_PASS: ContextVar[bool] = ContextVar("monai_cnnprimer_second_pass", default=False)
+
+
+def mean_gradient(activation: Tensor, gradient: Tensor) -> Tensor:
+    """Grad-CAM's weights `(N, C)`: each channel's mean gradient (equation 1); of two tensors `(N, C, h, w)`."""
+    return gradient.flatten(2).mean(dim=2)
 
 
 class GradCam:
@@ -31,7 +40,7 @@ class GradCam:
 
     Under autocast, or with half-precision weights, gradients of the low-precision pass are too coarse (a float16 one
     can vanish). The caller's pass is then left alone and the maps come from a second pass in float32, for the classes
-    predicted by the first.
+    predicted by the first; hooks of others ask `in_second_pass` which one it is.
 
     Args:
         network: the network that will be called.
@@ -39,6 +48,8 @@ class GradCam:
             `(N, C, h, w)`.
         target: what is explained: `"predicted"` (each case's highest logit), a class, a `LongTensor` `(N,)` of one
             class per case, or a callable from the network's output to scores `(N,)`.
+        weigh: from activation and gradient of a layer, both `(N, C, h, w)` in float32, to the weights `(N, C)` of its
+            channels in the map; `gradcam_variants.gradcam_plus_plus` is another.
 
     Attributes:
         maps: layer name to the raw map `(N, 1, h, w)` of the latest forward, float32. Positive cells raise the score,
@@ -60,12 +71,19 @@ class GradCam:
         torch.Size([5, 1, 6, 8])
     """
 
-    def __init__(self, network: Module, layers: str | Sequence[str], target: Target = "predicted") -> None:
+    def __init__(
+        self,
+        network: Module,
+        layers: str | Sequence[str],
+        target: Target = "predicted",
+        weigh: Weigh = mean_gradient,
+    ) -> None:
         if isinstance(target, str) and target != "predicted":
             raise ValueError(f'target {target!r}: give "predicted", a class, a LongTensor (N,) or a callable')
         self.network = network
         self.layers = find_layers(network, layers)
         self.target = target
+        self.weigh = weigh
         self.maps: dict[str, Tensor] = {}
         self.scores = torch.empty(0)
         self.logits: Any = None
@@ -123,10 +141,10 @@ class GradCam:
         with recording.stack:
             if output is None:
                 return None
-            recording.check(self.layers)
+            recording.runs.check(self.layers)
             _remove(self._survey)
             scores = _scores(output, self.target)
-            self.maps = recording.maps(scores)
+            self.maps = recording.maps(scores, self.weigh)
             self.scores = scores.detach().float()
             self.logits = _map_tensors(_plain, output)
             self.forwards += 1
@@ -137,6 +155,7 @@ class GradCam:
         scores = _scores(output, self.target).detach().float()
         logits = _map_tensors(_plain, output)
         target = self.target
+        second_pass = _SECOND_PASS.set(True)
         try:
             if isinstance(target, str):
                 self.target = logits.argmax(dim=1)
@@ -153,6 +172,7 @@ class GradCam:
                 torch.func.functional_call(network, _float32_state(network), *arguments)
         finally:
             self.target = target
+            _SECOND_PASS.reset(second_pass)
         self.scores, self.logits = scores, logits
 
     def _close(self) -> None:
@@ -166,7 +186,7 @@ class _Recording:
 
     def __init__(self, network: Module) -> None:
         self.activations: dict[str, Tensor] = {}
-        self.shapes: dict[str, list[tuple[int, ...] | None]] = {}
+        self.runs = LayerRuns()
         self.keeps_graph = torch.is_grad_enabled() and any(p.requires_grad for p in network.parameters())
         self.stack = ExitStack()
         if torch.is_inference_mode_enabled():
@@ -183,8 +203,8 @@ class _Recording:
 
     def layer_ran(self, name: str, output: Any, *, wanted: bool) -> Tensor | None:
         """Notes the run; of a wanted layer, keeps the activation and returns the copy that the network goes on with."""
-        self.shapes.setdefault(name, []).append(tuple(output.shape) if isinstance(output, Tensor) else None)
-        if not wanted or self.fault(name):
+        self.runs.note(name, output)
+        if not wanted or self.runs.fault(name):
             return None
         if output.requires_grad and not self.activations:
             self.keeps_graph = True  # the caller asked for gradients of the input
@@ -193,63 +213,33 @@ class _Recording:
         self.activations[name] = activation
         return activation.clone()  # an operation in place that follows must not change what is kept
 
-    def fault(self, name: str) -> str:
-        """Why a layer cannot be explained; empty when it can."""
-        shapes = self.shapes.get(name, [])
-        if len(shapes) != 1:
-            return f"ran {len(shapes)} times in one forward, not once"
-        shape = shapes[0]
-        if shape is None:
-            return "does not return a tensor"
-        if len(shape) < 3 or max(shape[2:]) == 1:
-            return f"has no spatial extent, its output is {shape}"
-        return ""
-
-    def check(self, layers: Mapping[str, Module]) -> None:
-        """Raises ValueError for the first layer with a fault, naming layers without."""
-        for name in layers:
-            if fault := self.fault(name):
-                valid = [other for other in self.shapes if not self.fault(other)]
-                raise ValueError(f"layer {name!r} {fault}; choose among {_listed(valid)}")
-
-    def maps(self, scores: Tensor) -> dict[str, Tensor]:
-        """Signed maps `(N, 1, h, w)`: activations weighted by their channel's mean gradient (equations 1 and 2)."""
+    def maps(self, scores: Tensor, weigh: Weigh) -> dict[str, Tensor]:
+        """Signed maps `(N, 1, h, w)`: the sum over the channels of activation times weight (equation 2)."""
         layers, activations = list(self.activations), list(self.activations.values())
         if any(len(activation) != len(scores) for activation in activations):
             raise ValueError(f"{len(scores)} scores for {len(activations[0])} cases; the target must give one a case")
         if not scores.requires_grad:
-            raise ValueError(f"the target's scores do not depend on {_listed(layers)}")
+            raise ValueError(f"the target's scores do not depend on {listed(layers)}")
         gradients = torch.autograd.grad(scores.sum(), activations, retain_graph=self.keeps_graph, allow_unused=True)
         maps = {}
         for layer, activation, gradient in zip(layers, activations, gradients, strict=True):
             if gradient is None:
                 raise ValueError(f"the target's scores do not depend on layer {layer!r}")
-            weights = _plain(gradient).float().flatten(2).mean(dim=2)
-            products = torch.einsum("nc,nc...->n...", weights, _plain(activation).float())
-            maps[layer] = products.unsqueeze(1)
+            values = _plain(activation).float()
+            weights = weigh(values, _plain(gradient).float())
+            maps[layer] = torch.einsum("nc,nc...->n...", weights, values).unsqueeze(1)
         return maps
 
 
-def find_layers(network: Module, layers: str | Sequence[str]) -> dict[str, Module]:
-    """The named modules of `network`, in the order asked for.
+def in_second_pass() -> bool:
+    """Whether the forward that is running is one that `GradCam` added, in float32, to explain a low-precision one.
 
-    Args:
-        network: where to look.
-        layers: one name or several, as in `network.named_modules()`.
+    All hooks of the network fire in it once more. A hook that records or counts the caller's forwards returns at once
+    when this is true. Hooks of the network itself see the second pass before the end of the caller's.
 
-    Raises:
-        ValueError: no name was given, or the network has no module of that name; names some that it has.
+    What a hook keeps it should detach in either pass: behind the first explained layer, activations carry a graph.
     """
-    names = [layers] if isinstance(layers, str) else list(layers)
-    modules = {name: module for name, module in network.named_modules() if name}
-    if not names:
-        raise ValueError(f"no layer given; choose among {_listed(list(modules))}")
-    for name in names:
-        if name not in modules:
-            similar = [other for other in modules if other.endswith(f".{name}")]
-            similar += difflib.get_close_matches(name, modules, cutoff=0.8)
-            raise ValueError(f"no layer {name!r}; choose among {_listed([*similar, *modules])}")
-    return {name: modules[name] for name in names}
+    return _SECOND_PASS.get()
 
 
 def _scores(output: Any, target: Target) -> Tensor:
@@ -318,12 +308,6 @@ def _map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
         items = [_map_tensors(function, item) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     return value
-
-
-def _listed(names: Sequence[str], most: int = 12) -> str:
-    """Names for a message, outermost modules first."""
-    ordered = sorted(dict.fromkeys(names), key=lambda name: name.count("."))
-    return ", ".join(ordered[:most]) + (", ..." if len(ordered) > most else "")
 
 
 def _remove(handles: list[RemovableHandle]) -> None:

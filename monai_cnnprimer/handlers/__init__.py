@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
+from monai_cnnprimer.handlers.activations import ActivationHandler
 from monai_cnnprimer.handlers.case_table import CaseTableHandler
 from monai_cnnprimer.handlers.gradcam import GradCamHandler
 
-__all__ = ["CaseTableHandler", "GradCamHandler"]
+__all__ = ["ActivationHandler", "CaseTableHandler", "GradCamHandler"]

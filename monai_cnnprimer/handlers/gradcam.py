@@ -3,44 +3,47 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import re
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.engines import Workflow
 from monai.engines.utils import IterationEvents
+from torch import Tensor
 
-from monai_cnnprimer.explain.cases import ChosenCases, ExplainedCase, batch_cases, errors_first
+from monai_cnnprimer.explain.cases import ChosenCases, ExplainedCase, batch_cases, predicted_classes
 from monai_cnnprimer.explain.gradcam import GradCam, Target
-from monai_cnnprimer.explain.receptive_field import ReceptiveField, align_map, theoretical_receptive_field
-from monai_cnnprimer.figures.overlay import Tile, contact_sheet_png, overlay_png
+from monai_cnnprimer.handlers.gradcam_quality import Masks
+from monai_cnnprimer.handlers.gradcam_report import GradCamReport
 from monai_cnnprimer.interruption import cleanup_on_exception
-from monai_cnnprimer.run_directory import write_atomically
+
+_log = logging.getLogger(__name__)
 
 
 class GradCamHandler:
-    """Grad-CAM of an evaluator's own forward pass, kept for the cases worth a look: errors first, never all of them.
+    """Grad-CAM of an evaluator's own forward pass, kept for the cases worth a look, never for all of them.
 
-    Every run starts afresh. At its end `output_dir`, if given, holds `maps/CASE.npz` (raw signed maps), a figure for
-    each case, `figures/gradcam_CASE.png`, and all of them on one sheet, `figures/gradcam.png`.
+    A quarter each are errors, the least confident, the most confident and a random sample, as `ChosenCases` says.
+    Every run starts afresh. At its end `output_dir`, if given, holds figures, maps (raw, and as NIfTI over the image)
+    and tables of how good they are, as `GradCamReport` says; that runs copies of the network.
 
     Args:
         network: the network that the evaluator runs, once for each batch.
-        layers: as in `GradCam`; the sheet shows the last one.
+        layers: as in `GradCam`; the sheet of all cases shows the last one.
         max_images: how many cases to keep, whatever the number evaluated.
-        target: as in `GradCam`.
+        target: as in `GradCam`, but `"predicted"` is the class predicted at `threshold`.
         output_dir: the run directory; None writes nothing.
-        priority: ranks a case, the highest kept; by default the most confident errors, then the most confident cases.
         threshold: probability of class 1 from which it is predicted, where there are two classes.
+        masks: from a case id to its regions at the network's input, as `RegionMasks`; None where none are known.
+        quality_images: of how many cases the quality is measured that takes further runs, as in `GradCamReport`.
+        max_bytes: of the cases held, as in `ChosenCases`.
+        seed: of the random sample and of the random weights.
 
     Attributes:
-        cases: the chosen cases of the latest run with their maps, highest priority first; batch size does not matter.
+        cases: the chosen cases of the latest run with their maps, in the order of choice; batch size does not matter.
 
     Raises:
         ValueError: in the run, when a batch's images and the network's calls do not match (sliding windows).
@@ -53,13 +56,24 @@ class GradCamHandler:
         max_images: int = 16,
         target: Target = "predicted",
         output_dir: str | Path | None = None,
-        priority: Callable[[ExplainedCase], tuple[float, ...]] | None = None,
+        *,
         threshold: float = 0.5,
+        masks: Masks | None = None,
+        quality_images: int = 8,
+        max_bytes: int = 2**28,
+        seed: int = 0,
     ) -> None:
         self.threshold = threshold
-        self.output_dir = None if output_dir is None else Path(output_dir)
-        self._cam = GradCam(network, layers, target)
-        self._chosen = ChosenCases(max_images, priority or errors_first)
+        self.target = target
+        moved = isinstance(target, str) and target == "predicted" and threshold != 0.5
+        self._cam = GradCam(network, layers, partial(_predicted_score, threshold) if moved else target)
+        self._choose = partial(ChosenCases, max_images, max_bytes, seed)
+        self._chosen = self._choose()
+        self._report: GradCamReport | None = None
+        if output_dir is not None:
+            names = tuple(self._cam.layers)
+            folder = Path(output_dir)
+            self._report = GradCamReport(folder, network, names, self._cam.target, masks, quality_images, seed)
         self._seen = self._iteration = 0
 
     @property
@@ -74,7 +88,7 @@ class GradCamHandler:
             # Later the batch is split and changed by postprocessing; engines with an update of their own may skip this.
             engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
-        engine.add_event_handler(Events.COMPLETED, self._report)
+        engine.add_event_handler(Events.COMPLETED, self._finish)
         cleanup_on_exception(engine, self._stop)
 
     def __call__(self, engine: Engine) -> None:
@@ -85,102 +99,44 @@ class GradCamHandler:
         forwards, self._cam.forwards = self._cam.forwards, 0
         if forwards != 1:
             raise ValueError(f"the network given to GradCamHandler ran {forwards} times for one batch, not once")
-        cases = batch_cases(engine.state.batch, self._cam.maps, self._cam.logits, self._seen, self.threshold)
+        logits = self._cam.logits
+        explained = _explained_classes(logits, self.target, self.threshold)
+        cases = batch_cases(engine.state.batch, self._cam.maps, logits, self._seen, self.threshold, explained)
         self._seen += len(cases)
         for case in cases:
             self._chosen.offer(case)
 
     def _start(self, engine: Engine) -> None:
-        self._chosen = ChosenCases(self._chosen.max_images, self._chosen.priority)
+        self._chosen = self._choose()
         self._seen = self._iteration = self._cam.forwards = 0
         self._stop()  # a run that was interrupted fires no event at its end
+        if self._report is not None:
+            self._report.clear()
         self._cam.__enter__()
 
     def _stop(self, exception: BaseException | None = None) -> None:
         self._cam.__exit__(None, None, None)
 
-    def _report(self, engine: Engine) -> None:
+    def _finish(self, engine: Engine) -> None:
         self._stop()
-        if self.output_dir is not None:
-            _write_gradcam(self.output_dir, self._cam, self.cases)
+        if self._chosen.too_large:
+            _log.warning("Grad-CAM: %d cases take more than a quarter of max_bytes each", self._chosen.too_large)
+        if self._report is not None:
+            self._report.write(self.cases, self._seen)
 
 
-def _write_gradcam(output_dir: Path, cam: GradCam, cases: Sequence[ExplainedCase]) -> None:
-    """Writes maps and figures; those of an earlier run are taken away."""
-    maps, figures = output_dir / "maps", output_dir / "figures"
-    for stale in (*maps.glob("*.npz"), *figures.glob("gradcam*.png")):
-        stale.unlink()
-    if not cases:
-        return
-    fields = {layer: _field(cam.network, layer, cases[0].image) for layer in cam.layers}
-    tiles = []
-    for case in cases:
-        name = _file_name(case.case_id)
-        image = case.image.mean(dim=0).numpy()
-        heats = {layer: _aligned(case.maps[layer], case.image, fields[layer]) for layer in cam.layers}
-        titled = {_cell_title(layer, case, fields[layer]): heat for layer, heat in heats.items()}
-        write_atomically(maps / f"{name}.npz", _npz(case, fields))
-        write_atomically(figures / f"gradcam_{name}.png", overlay_png(image, titled, _caption(case), _aspect(case)))
-        tiles.append(Tile(image, list(heats.values())[-1], _caption(case, "\n")))
-    title = f"Grad-CAM at {list(cam.layers)[-1]}, each map on its own scale"
-    write_atomically(figures / "gradcam.png", contact_sheet_png(tiles, title))
+def _predicted_score(threshold: float, logits: Tensor) -> Tensor:
+    """Each case's logit of the class predicted at the operating point, `(N,)`; a single logit as it is."""
+    columns = predicted_classes(logits, threshold) if logits.shape[1] > 1 else logits.new_zeros(len(logits)).long()
+    return logits.gather(1, columns[:, None])[:, 0]
 
 
-def _field(network: torch.nn.Module, layer: str, image: torch.Tensor) -> ReceptiveField | None:
-    """Geometry of a layer; None where it cannot be derived, which the figures then say."""
-    parameter = next(network.parameters(), image)
-    try:
-        return theoretical_receptive_field(network, layer, image[None].to(parameter))
-    except ValueError:
+def _explained_classes(logits: Tensor, target: Target, threshold: float) -> list[int] | None:
+    """The class that each case's map explains; None where the target is a score of one's own."""
+    if callable(target):
         return None
-
-
-def _aligned(layer_map: torch.Tensor, image: torch.Tensor, field: ReceptiveField | None) -> np.ndarray:
-    size = image.shape[-2:]
-    if field is None:
-        return torch.nn.functional.interpolate(layer_map[None], size, mode="bilinear")[0, 0].numpy()
-    return align_map(layer_map[None], size, field)[0, 0].numpy()
-
-
-def _mm_per_cell(case: ExplainedCase, field: ReceptiveField | None) -> tuple[float, float] | None:
-    if field is None or case.network_spacing_mm is None:
-        return None
-    row, column = case.network_spacing_mm
-    return field.jump * row, field.jump * column
-
-
-def _cell_title(layer: str, case: ExplainedCase, field: ReceptiveField | None) -> str:
-    if field is None:
-        return f"{layer}: receptive field unknown, map stretched to fit"
-    mm = _mm_per_cell(case, field)
-    return f"{layer}: cell {field.jump} px, " + ("mm unknown" if mm is None else f"{mm[0]:.0f} × {mm[1]:.0f} mm")
-
-
-def _caption(case: ExplainedCase, separator: str = "   ") -> str:
-    label = "unknown" if case.label is None else f"{case.label}{', ERROR' if case.is_error else ''}"
-    return f"{case.case_id}{separator}predicted {case.predicted} (p = {case.probability:.3f}), label {label}"
-
-
-def _aspect(case: ExplainedCase) -> float:
-    row, column = case.network_spacing_mm or (1.0, 1.0)
-    return row / column
-
-
-def _npz(case: ExplainedCase, fields: dict[str, ReceptiveField | None]) -> bytes:
-    """Raw maps `(h, w)` by layer, with `LAYER.receptive_field` (size, jump, start) and `LAYER.mm_per_cell` if known."""
-    arrays: dict[str, Any] = {}
-    for layer, field in fields.items():
-        arrays[layer] = case.maps[layer][0].numpy()
-        if field is not None:
-            arrays[f"{layer}.receptive_field"] = np.array(field, dtype=np.float64)
-        if (mm := _mm_per_cell(case, field)) is not None:
-            arrays[f"{layer}.mm_per_cell"] = np.array(mm)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    return buffer.getvalue()
-
-
-def _file_name(case_id: str) -> str:
-    """A case id as a file name; one with other signs than letters, digits, `.`, `_`, `-` gets a hash to stay unique."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "_", case_id).lstrip(".")[:100]
-    return name if name == case_id else f"{name}-{hashlib.sha256(case_id.encode()).hexdigest()[:8]}"
+    if logits.shape[1] == 1:
+        return [1] * len(logits)
+    if isinstance(target, str):
+        return predicted_classes(logits, threshold).tolist()
+    return torch.as_tensor(target).expand(len(logits)).tolist()

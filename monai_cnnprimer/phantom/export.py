@@ -42,6 +42,7 @@ class _Taken:
     lateral: bytes | None
     truth: tuple[object, ...]
     findings: list[tuple[object, ...]]
+    masks: tuple[object, ...]
 
 
 def write_export(
@@ -56,9 +57,9 @@ def write_export(
     """Write the exports of several hospitals: the same arguments, the same bytes.
 
     `output` then holds ``sites/NAME/`` (or ``sites/NAME.zip``), ``labels/NAME.csv`` (AccessionNumber, label) and
-    ``truth/NAME/`` (``truth.csv``, ``findings.csv``, masks as PNG). The label is 1 where there is a consolidation, in
-    about half of the cases. Beside the frontal images a site holds laterals, a report, a CT slice, a duplicate, a
-    truncated file and a text file.
+    ``truth/NAME/`` (``truth.csv``, ``findings.csv``, masks as PNG, and ``masks.csv``, the table of them). The label is
+    1 where there is a consolidation, in about half of the cases. Beside the frontal images a site holds laterals, a
+    report, a CT slice, a duplicate, a truncated file and a text file.
 
     Args:
         output: a folder that is missing or empty.
@@ -155,8 +156,10 @@ def _take(case: Case, size: int, truth: Path) -> _Taken:
     if case.number % CASES_PER_LATERAL == 1:
         image = render_lateral(case.seed, size, case.site)
         lateral = file_bytes(dx_object(case, image, "LL", radiograph.spacing_mm, "lateral"))
+    uid = frontal.SOPInstanceUID
     findings = _write_masks(truth, case, radiograph)
-    return _Taken(case, file_bytes(frontal), lateral, _truth_row(case, radiograph, frontal.SOPInstanceUID), findings)
+    masks = (uid, *_mask_files(case, radiograph, [str(row[1]) for row in findings]))
+    return _Taken(case, file_bytes(frontal), lateral, _truth_row(case, radiograph, uid), findings, masks)
 
 
 def _write_site(output: Path, site: Site, index: int, taken: Sequence[_Taken]) -> None:
@@ -177,6 +180,7 @@ def _write_site(output: Path, site: Site, index: int, taken: Sequence[_Taken]) -
     truth = output / "truth" / site.name
     _write_csv(truth / "truth.csv", TRUTH, [one.truth for one in taken])
     _write_csv(truth / "findings.csv", FINDINGS, [row for one in taken for row in one.findings])
+    _write_csv(truth / "masks.csv", MASKS, [one.masks for one in taken])
 
 
 def _write_dicomdir(folder: Path, first: Case, files: Sequence[bytes], loose: dict[str, bytes]) -> None:
@@ -234,6 +238,7 @@ TRUTH = (
     *("cardiothoracic_ratio", "pixel_spacing_mm", "exposure"),
 )
 FINDINGS = ("AccessionNumber", "mask", "kind", "mm", "contrast", "side", "column", "row", "area_mm2")
+MASKS = ("SOPInstanceUID", "lung", "heart", "marker", "finding")
 
 
 def _truth_row(case: Case, radiograph: Radiograph, sop_instance_uid: str) -> tuple[object, ...]:
@@ -255,6 +260,13 @@ def _write_masks(folder: Path, case: Case, radiograph: Radiograph) -> list[tuple
         place = f"{found.column:.2f}", f"{found.row:.2f}"
         rows.append((case.accession, name, found.kind, found.mm, found.contrast, side, *place, area))
     return rows
+
+
+def _mask_files(case: Case, radiograph: Radiograph, findings: Sequence[str]) -> Iterator[str]:
+    """The file of each region, none where it is not in the image; those of several findings joined by a semicolon."""
+    for name in ("lung", "heart", "marker"):
+        yield f"{case.accession}-{name}.png" if name in radiograph.masks else ""
+    yield ";".join(findings)
 
 
 def _write_mask(path: Path, mask: Mask) -> None:

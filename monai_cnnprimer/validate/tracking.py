@@ -257,7 +257,7 @@ class RunHandler(MLFlowHandler):
     def _all_metrics(self, of_engine: Mapping[str, Any], time: int) -> list[Metric]:
         run = self._read("run.json")
         values = self._read("metrics.json") or of_engine
-        values = {key: run.get(key) for key in _METRICS_OF_RUN_JSON} | dict(values)
+        values = {key: run.get(key) for key in _METRICS_OF_RUN_JSON} | dict(values) | self._read("gradcam.json")
         numbers = named_values((key, value) for key, value in leaves(values) if is_number(value))
         return [Metric(key, float(value), time, 0) for key, value in numbers.items()] + self._curves(time)
 
