@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from monai_cnnprimer.dicom.export import index_export
     from monai_cnnprimer.dicom.header import DicomRefused
     from monai_cnnprimer.dicom.reader import RadiographReader
+    from monai_cnnprimer.explain.effective_receptive_field import effective_receptive_field
     from monai_cnnprimer.explain.gradcam import GradCam
     from monai_cnnprimer.explain.receptive_field import align_map, theoretical_receptive_field
-    from monai_cnnprimer.handlers import ActivationHandler, CaseTableHandler, GradCamHandler
+    from monai_cnnprimer.handlers import ActivationHandler, CaseTableHandler, GradCamHandler, ReceptiveFieldHandler
     from monai_cnnprimer.networks import fpn_classifier, resnet50_classifier, unet_classifier
     from monai_cnnprimer.validate.tracking import RunHandler
 
@@ -29,8 +30,10 @@ _HOMES = {
     "GradCam": "explain.gradcam",
     "GradCamHandler": "handlers",
     "RadiographReader": "dicom.reader",
+    "ReceptiveFieldHandler": "handlers",
     "RunHandler": "validate.tracking",
     "align_map": "explain.receptive_field",
+    "effective_receptive_field": "explain.effective_receptive_field",
     "fpn_classifier": "networks",
     "index_export": "dicom.export",
     "resnet50_classifier": "networks",
@@ -45,9 +48,11 @@ __all__ = [
     "GradCam",
     "GradCamHandler",
     "RadiographReader",
+    "ReceptiveFieldHandler",
     "RunHandler",
     "__version__",
     "align_map",
+    "effective_receptive_field",
     "fpn_classifier",
     "index_export",
     "resnet50_classifier",

@@ -23,6 +23,8 @@ from monai_cnnprimer.explain.kernels import (
 )
 from monai_cnnprimer.explain.pooling import pooled_line
 from monai_cnnprimer.explain.receptive_field import ReceptiveField, theoretical_receptive_field
+from monai_cnnprimer.figures.kernels import kernel_grids_png, mosaic
+from monai_cnnprimer.figures.primer import paired_changes_png
 from monai_cnnprimer.networks import resnet50_classifier
 
 MASK = np.zeros((20, 20), bool)
@@ -55,6 +57,26 @@ class TestKernels:
     def test_a_network_without_convolutions_is_refused(self):
         with pytest.raises(ValueError, match="Linear has no 2-D convolution"):
             grey_kernels(nn.Linear(2, 2))
+
+
+class TestFigures:
+    def test_a_mosaic_holds_every_kernel_once(self):
+        kernels = np.arange(5 * 4.0).reshape(5, 2, 2)
+        sheet = mosaic(kernels)
+        assert sheet.shape == (5, 8)  # two rows of three, a gap of one pixel between
+        assert sorted(sheet[~np.isnan(sheet)]) == sorted(kernels.ravel())
+        assert np.array_equal(sheet[3:, 3:5], kernels[4])
+
+    def test_kernels_that_are_all_zero_are_drawn(self):
+        assert kernel_grids_png({"none": np.zeros((4, 3, 3))}, "title").startswith(b"\x89PNG")
+
+    def test_the_same_changes_give_the_same_picture(self):
+        changes = {"a": np.array([0.1, -0.2, 0.3]), "b": np.array([1.0, 2.0, 3.0])}
+        means = {"a": (0.07, (-0.5, 0.6)), "b": (2.0, (0.1, 3.9))}
+        first, second, moved = (
+            paired_changes_png({**changes, "b": changes["b"] + shift}, means, "title") for shift in (0, 0, 1)
+        )
+        assert first == second != moved
 
 
 class TestRelativeChange:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from monai_cnnprimer.validate.statistics import auroc, compare_auroc, proportion, threshold_for
+from monai_cnnprimer.validate.statistics import auroc, bagged_threshold, compare_auroc, proportion, threshold_for
 
 DATA = Path(os.environ.get("CNNPRIMER_DATA", Path(__file__).parents[2] / "shared" / "data"))
 needs_data = pytest.mark.skipif(
@@ -206,3 +206,31 @@ def test_threshold_needs_a_known_criterion_and_both_classes():
     with pytest.raises(ValueError, match="cases of both classes"):
         threshold_for([1, 1], [0, 1])
     assert threshold_for([0, 1], [0.5, 0.5]) == 0.5
+
+
+def _overlapping(seed, n=150):
+    """Labels, and probabilities of two normal distributions of log-odds, 3 apart."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(n) % 2
+    return labels, 1 / (1 + np.exp(-random.normal(3 * labels - 1.5, 1)))
+
+
+def test_bagged_thresholds_vary_less_than_youdens_and_have_the_same_centre():
+    samples = [_overlapping(seed) for seed in range(30)]
+    plain = np.array([threshold_for(*sample) for sample in samples])
+    bagged = np.array([bagged_threshold(*sample, np.arange(150), resamples=100) for sample in samples])
+    plain, bagged = (np.log(values / (1 - values)) for values in (plain, bagged))
+    assert bagged.std() < 0.75 * plain.std()
+    assert abs(bagged.mean()) < 0.2  # the densities cross at log-odds 0
+
+
+def test_bagged_threshold_draws_patients_not_images():
+    labels, scores = _overlapping(1)
+    doubled = [np.repeat(values, 2) for values in (labels, scores, np.arange(150))]
+    assert bagged_threshold(*doubled) == pytest.approx(bagged_threshold(labels, scores, np.arange(150)), rel=1e-12)
+    assert bagged_threshold(*doubled[:2], np.arange(300)) != pytest.approx(bagged_threshold(*doubled), rel=1e-6)
+
+
+def test_bagged_threshold_needs_probabilities():
+    with pytest.raises(ValueError, match="above 0 and below 1"):
+        bagged_threshold([0, 1], [0.0, 1.0], [0, 1])

@@ -15,7 +15,7 @@ from scipy.ndimage import sobel
 from torch import Tensor
 from torch.nn import Module
 
-from monai_cnnprimer.explain.gradcam import find_layers
+from monai_cnnprimer.explain.layers import find_layers
 from monai_cnnprimer.explain.receptive_field import ReceptiveField
 
 Features = Callable[[Tensor], Tensor]

@@ -130,7 +130,7 @@ def insertion_deletion(
     image: Tensor,
     heat: NDArray[np.floating],
     target_class: int,
-    steps: int = 32,
+    steps: int = 16,
     baseline: Baseline = "blur",
 ) -> tuple[float, float]:
     """Areas under the curves of `exchange_curves` (insertion, deletion), 0..1; not a number for a map of one value.
@@ -149,7 +149,7 @@ def exchange_curves(
     image: Tensor,
     heat: NDArray[np.floating],
     target_class: int,
-    steps: int = 32,
+    steps: int = 16,
     baseline: Baseline = "blur",
 ) -> ExchangeCurves:
     """A class's probability while pixels are inserted and deleted in the order of a map, the highest first.

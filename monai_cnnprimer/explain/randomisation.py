@@ -91,7 +91,7 @@ def cascading_randomisation(
     images: Tensor,
     target: Target = "predicted",
     seed: int = 0,
-    draws: int = 5,
+    draws: int = 3,
 ) -> dict[str, RandomisationCheck]:
     """Compares Grad-CAM before and after weights are made random, block by block from the head downwards.
 

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -14,9 +15,11 @@ from torch.nn import Module
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from monai_cnnprimer.explain.gradcam import find_layers
+from monai_cnnprimer.explain.layers import find_layers
+from monai_cnnprimer.explain.receptive_field_rules import RULES, Axis, Field, Grids, union
 
 aten = torch.ops.aten
+_Run = tuple[Field | str, int | None]
 
 
 class ReceptiveField(NamedTuple):
@@ -27,23 +30,24 @@ class ReceptiveField(NamedTuple):
     start: float
 
 
-_Field = tuple[ReceptiveField, ...]  # one for each spatial axis
-
-
 def theoretical_receptive_field(network: Module, layer: str, image: Tensor | None = None) -> ReceptiveField:
     """Receptive field of a layer by the rules of Araujo et al. (2019, doi 10.23915/distill.00021).
 
-    One forward is traced operation by operation, so residual branches and functional calls count; where branches meet,
-    the field covers all of them. The network is left as it came.
+    One forward is traced operation by operation, so residual branches and functional calls count. Where branches meet,
+    the field covers all of them, about the mean of their centres: how much of each a unit sees is up to the weights.
+    Behind an upsampling the units of a map see different windows, in turns; the field covers every one. No convolution
+    is computed, hooks do not fire, and the network is left as it came.
 
     Args:
-        network: convolutions, poolings and operations that keep the grid; in any mode.
+        network: convolutions (transposed ones too), poolings, resizing and operations that keep the grid; in any mode.
         layer: name as in `network.named_modules()`.
-        image: an input that the network accepts; zeros of 224 pixels a side when None.
+        image: an input that the network accepts; zeros of 224 pixels a side when None. Its size matters where maps are
+            resized to a size that is no multiple of theirs.
 
     Returns:
-        Size, jump (the product of strides) and start (the centre of unit 0), in pixels. `size` is infinite behind a
-        gate that sees the whole image (squeeze and excitation).
+        Size, jump (the product of strides) and start (the centre of unit 0), in pixels. `size` is infinite behind what
+        sees the whole image (squeeze and excitation, group norm). In a feature pyramid or U-Net the start is negative:
+        doubling a map whose units stand at 0, 32, ... by the nearest neighbour puts what stood at 0 at 0 and 16.
 
     Raises:
         ValueError: no such layer; it has no grid or does not run once; an operation before it whose geometry is not
@@ -54,16 +58,49 @@ def theoretical_receptive_field(network: Module, layer: str, image: Tensor | Non
         >>> theoretical_receptive_field(network, "1")
         ReceptiveField(size=11, jump=4, start=0)
     """
-    module = find_layers(network, layer)[layer]
-    fields = _trace_first(network, module, _candidates(network) if image is None else [image.as_subclass(Tensor)])
-    if len(fields) != 1:
-        raise ValueError(f"layer {layer!r} ran {len(fields)} times in one forward, not once")
-    field = fields[0]
-    if isinstance(field, str):
-        raise ValueError(f"receptive field of layer {layer!r} is not known: {field}")
-    if len(set(field)) != 1:
-        raise ValueError(f"receptive field of layer {layer!r} differs between axes: {field}")
-    return ReceptiveField(*(_whole(value) for value in field[0]))
+    return layer_geometries(network, [layer], _candidates(network) if image is None else [image])[layer].field
+
+
+class Geometry(NamedTuple):
+    """A layer's receptive field, and by how much an image can be moved so that every grid before it moves by units.
+
+    `period` is in pixels, None where there is no such length.
+    """
+
+    field: ReceptiveField
+    period: int | None
+
+
+def layer_geometries(network: Module, layers: Sequence[str], images: Sequence[Tensor]) -> dict[str, Geometry]:
+    """Geometry of several layers from one trace, with the first of the images that the network accepts.
+
+    Raises:
+        ValueError: as `theoretical_receptive_field`.
+    """
+    modules = find_layers(network, layers)
+    for image in images[:-1]:
+        with suppress(RuntimeError):
+            return _checked(_trace(network, modules, image))
+    return _checked(_trace(network, modules, images[-1]))
+
+
+@contextmanager
+def unwatched(network: Module) -> Iterator[None]:
+    """Evaluation mode without the hooks of those who watch the network; mode and hooks come back at the end.
+
+    Hooks of PyTorch itself stay, since weight norm and spectral norm compute the weights in one.
+    """
+    with ExitStack() as stack:
+        for module in network.modules():
+            if module.training:
+                stack.callback(setattr, module, "training", True)
+            for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
+                hooks = getattr(module, name)
+                own = {key: hook for key, hook in hooks.items() if type(hook).__module__.startswith("torch.nn.utils.")}
+                stack.callback(setattr, module, name, hooks)
+                setattr(module, name, OrderedDict(own))
+        network.eval()
+        yield
 
 
 def align_map(maps: Tensor, size: Sequence[int], receptive_field: ReceptiveField) -> Tensor:
@@ -100,29 +137,39 @@ def align_map(maps: Tensor, size: Sequence[int], receptive_field: ReceptiveField
     return nn.functional.grid_sample(maps, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def _trace_first(network: Module, module: Module, images: list[Tensor]) -> list[_Field | str]:
-    """Traces with the first of the images that the network accepts."""
-    for image in images[:-1]:
-        with suppress(RuntimeError):
-            return _trace(network, module, image)
-    return _trace(network, module, images[-1])
+def _checked(runs: dict[str, list[_Run]]) -> dict[str, Geometry]:
+    geometries = {}
+    for layer, outputs in runs.items():
+        if len(outputs) != 1:
+            raise ValueError(f"layer {layer!r} ran {len(outputs)} times in one forward, not once")
+        field, period = outputs[0]
+        if isinstance(field, str):
+            raise ValueError(f"receptive field of layer {layer!r} is not known: {field}")
+        if period is None and len({axis.jump for axis in field}) == 1:
+            field = (union(field, cells=1),)  # rows and columns drift by different lengths
+        if len(set(field)) != 1:
+            raise ValueError(f"receptive field of layer {layer!r} differs between axes: {field}")
+        geometries[layer] = Geometry(_around_centre(field[0]), period)
+    return geometries
 
 
-def _trace(network: Module, module: Module, image: Tensor) -> list[_Field | str]:
-    """Geometry of each output of `module` in one forward; a reason where it is not known."""
-    fields: list[_Field | str] = []
-    trace = _Trace(image)
-    training = [part for part in network.modules() if part.training]
-    handle = module.register_forward_hook(lambda module, args, output: fields.append(trace.field(output)))
-    network.eval()
-    try:
-        with torch.no_grad(), trace:
-            network(image)
-    finally:
-        handle.remove()
-        for part in training:
-            part.training = True
-    return fields
+def _trace(network: Module, modules: Mapping[str, Module], image: Tensor) -> dict[str, list[_Run]]:
+    """Geometry and period of each output of each module in one forward; a reason where it is not known."""
+    runs: dict[str, list[_Run]] = {name: [] for name in modules}
+    with unwatched(network), torch.inference_mode(False), torch.no_grad():
+        image = image.as_subclass(Tensor).to(next(network.parameters(), image), copy=True)
+        trace = _Trace(image)
+        handles = [
+            module.register_forward_hook(lambda module, args, output, name=name: runs[name].append(trace.run(output)))
+            for name, module in modules.items()
+        ]
+        try:
+            with trace:
+                network(image)
+        finally:
+            for handle in handles:
+                handle.remove()
+    return runs
 
 
 class _Trace(TorchDispatchMode):
@@ -131,99 +178,49 @@ class _Trace(TorchDispatchMode):
     def __init__(self, image: Tensor) -> None:
         super().__init__()
         self._fields = WeakTensorKeyDictionary()
-        self._fields[image] = (ReceptiveField(1, 1, 0),) * (image.ndim - 2)
+        self._fields[image] = (Axis(),) * (image.ndim - 2)
+        self._jumps: set[float] = {1}
 
-    def field(self, tensor: Any) -> _Field | str:
-        """Geometry of a tensor; a reason where it is not known."""
-        known = isinstance(tensor, Tensor) and tensor in self._fields
-        return self._fields[tensor] if known else "the layer does not see the image"
+    def run(self, tensor: Any) -> _Run:
+        """Geometry of a tensor, and the least common multiple of all jumps so far."""
+        whole = all(float(jump).is_integer() for jump in self._jumps)
+        return self._field(tensor), math.lcm(*map(int, self._jumps)) if whole else None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Runs one operation and notes the geometry of its results."""
-        results = func(*args, **(kwargs or {}))
-        inputs = [tensor for tensor in _tensors(args) if tensor in self._fields]
         operation = func.overloadpacket
+        results = _empty_convolution(func, args) if operation is aten.convolution else func(*args, **(kwargs or {}))
+        inputs = [tensor for tensor in _tensors(args) if tensor in self._fields]
         for result in _tensors([results]) if inputs else []:
-            field = self.field(inputs[0])
-            if operation in _RULES and not isinstance(field, str):
-                self._fields[result] = _RULES[operation](field, *args[1:])
+            field = self._field(inputs[0])
+            if operation in RULES and not isinstance(field, str):
+                field = RULES[operation](field, Grids(inputs[0].shape[2:], result.shape[2:]), *args[1:])
             else:
-                self._fields[result] = self._merged(inputs, result, str(operation))
+                field = self._merged(inputs, result, str(operation))
+            self._fields[result] = field
+            self._jumps |= set() if isinstance(field, str) else {axis.jump for axis in field}
         return results
 
-    def _merged(self, inputs: list[Tensor], result: Tensor, operation: str) -> _Field | str:
+    def _field(self, tensor: Any) -> Field | str:
+        known = isinstance(tensor, Tensor) and tensor in self._fields
+        return self._fields[tensor] if known else "the layer does not see the image"
+
+    def _merged(self, inputs: list[Tensor], result: Tensor, operation: str) -> Field | str:
         """An operation unit by unit: inputs of the result's grid meet, others (a gate) count as the whole image."""
         grid = result.shape[2:]
-        local = [self.field(tensor) for tensor in inputs if grid and tensor.shape[2:] == grid]
+        local = [self._field(tensor) for tensor in inputs if grid and tensor.shape[2:] == grid]
         known = [field for field in local if not isinstance(field, str)]
         if not known or len(known) < len(local):
-            reasons = [self.field(tensor) for tensor in inputs]
+            reasons = [self._field(tensor) for tensor in inputs]
             return next((reason for reason in reasons if isinstance(reason, str)), f"{operation} changes the grid")
-        if len({tuple(axis.jump for axis in field) for field in known}) != 1:
-            return f"{operation} joins branches of different jump"
-        merged = tuple(_union(axes) for axes in zip(*known, strict=True))
-        return merged if len(local) == len(inputs) else tuple(axis._replace(size=math.inf) for axis in merged)
+        merged = tuple(union(axes, cells) for axes, cells in zip(zip(*known, strict=True), grid, strict=True))
+        return merged if len(local) == len(inputs) else tuple(axis.unbounded() for axis in merged)
 
 
-def _convolution(field: _Field, *args: Any) -> _Field | str:
-    weight, _, stride, padding, dilation, transposed = args[:6]
-    if transposed:
-        return "a transposed convolution"
-    return _windows(field, weight.shape[2:], stride, padding, dilation)
-
-
-def _max_pool(
-    field: _Field, kernel: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
-) -> _Field:
-    return _windows(field, kernel, stride or kernel, padding, dilation)
-
-
-def _average_pool(field: _Field, kernel: Any, stride: Any = (), padding: Any = 0, *rest: Any) -> _Field:
-    return _windows(field, kernel, stride or kernel, padding, 1)
-
-
-def _padding(field: _Field, pad: Sequence[int], value: float = 0) -> _Field:
-    # `pad` runs from the last axis to the first, low side before high side.
-    before = list(pad[0::2])[::-1]
-    before = [0] * (len(field) - len(before)) + before
-    return tuple(
-        axis._replace(start=axis.start - low * axis.jump)
-        for axis, low in zip(field, before[-len(field) :], strict=True)
-    )
-
-
-_RULES: dict[Any, Callable[..., _Field | str]] = {
-    aten.convolution: _convolution,
-    aten.max_pool2d_with_indices: _max_pool,
-    aten.max_pool3d_with_indices: _max_pool,
-    aten.avg_pool2d: _average_pool,
-    aten.avg_pool3d: _average_pool,
-    aten.constant_pad_nd: _padding,
-}
-
-
-def _windows(field: _Field, kernel: Any, stride: Any, padding: Any, dilation: Any) -> _Field:
-    axes = len(field)
-    settings = zip(*(_each_axis(value, axes) for value in (kernel, stride, padding, dilation)), strict=True)
-    return tuple(_window(axis, *values) for axis, values in zip(field, settings, strict=True))
-
-
-def _window(axis: ReceptiveField, kernel: int, stride: int, padding: int, dilation: int) -> ReceptiveField:
-    reach = dilation * (kernel - 1)
-    return ReceptiveField(
-        size=axis.size + reach * axis.jump,
-        jump=axis.jump * stride,
-        start=axis.start + (reach / 2 - padding) * axis.jump,
-    )
-
-
-def _union(axes: Sequence[ReceptiveField]) -> ReceptiveField:
-    """The smallest field that covers those of several branches."""
-    low = min(axis.start - axis.size / 2 for axis in axes)
-    high = max(axis.start + axis.size / 2 for axis in axes)
-    if math.isinf(high):
-        return axes[0]._replace(size=math.inf)
-    return ReceptiveField(high - low, axes[0].jump, (low + high) / 2)
+def _empty_convolution(func: Any, args: Sequence[Any]) -> Tensor:
+    """Zeros in the shape of the result: values do not enter the geometry, and convolutions are what costs time."""
+    shapes = [arg.to("meta") if isinstance(arg, Tensor) else arg for arg in args]
+    return args[0].new_zeros(func(*shapes).shape)
 
 
 def _candidates(network: Module, side: int = 224) -> list[Tensor]:
@@ -243,10 +240,11 @@ def _tensors(values: Any) -> list[Tensor]:
     return found
 
 
-def _each_axis(value: Any, axes: int) -> list[int]:
-    values = list(value) if isinstance(value, Sequence) else [value]
-    return values * axes if len(values) == 1 else values
+def _around_centre(axis: Axis) -> ReceptiveField:
+    reach = max(axis.high - axis.centre, axis.centre - axis.low)
+    return ReceptiveField(*map(_whole, (2 * reach, axis.jump, axis.centre)))
 
 
 def _whole(value: float) -> float:
-    return int(value) if float(value).is_integer() else value
+    rounded = round(float(value), 9)  # jumps of resized maps are fractions
+    return int(rounded) if rounded.is_integer() else rounded

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
+from monai.engines import Workflow
 from monai.inferers import SimpleInferer
 from torch import Tensor
 
@@ -84,7 +85,7 @@ class TrainingRecord:
         bundle_root: str | Path,
         settings: Mapping[str, Any],
         optimizer: torch.optim.Optimizer,
-        evaluator: Engine,
+        evaluator: Workflow,
         patience: int | None = None,
     ) -> None:
         self.path = Path(path).expanduser()

@@ -15,7 +15,7 @@ from monai.data import DataLoader, Dataset
 
 from monai_cnnprimer.networks import load_weights, sha256_of_file
 from monai_cnnprimer.training.split import SIZE, Case, size_only
-from monai_cnnprimer.validate.statistics import auroc, proportion, threshold_for
+from monai_cnnprimer.validate.statistics import auroc, bagged_threshold, proportion
 
 
 def finish_training(
@@ -28,7 +28,7 @@ def finish_training(
 ) -> dict[str, Any]:
     """Writes what a bundle ships: weights in half precision, the threshold, and the figures of the model card.
 
-    The threshold maximises Youden's index on the validation patients; the test images choose nothing. All figures are
+    The threshold is `bagged_threshold` of the validation patients; the test images choose nothing. All figures are
     those of the half-precision file, loaded again, computed in float32.
 
     Args:
@@ -50,11 +50,12 @@ def finish_training(
     load_weights(network, folder / "model.pt").to(device).eval()
     probabilities = {name: predict(network, split[name], transform, device) for name in ("validation", "test")}
     labels = {name: np.array([case["label"] for case in split[name]]) for name in probabilities}
-    threshold = round(threshold_for(labels["validation"], probabilities["validation"]), 4)
+    patients = [case["patient_id"] for case in split["validation"]]
+    threshold = round(bagged_threshold(labels["validation"], probabilities["validation"], patients), 4)
     sha256 = sha256_of_file(folder / "model.pt")
     point = {"id": f"youden-{sha256[:8]}", "threshold": threshold, "weights_sha256": sha256}
     point |= {
-        "criterion": "Youden's index on validation patients",
+        "criterion": "Youden's index, averaged over bootstrap samples of the validation patients",
         "n": len(split["validation"]),
     }
     results: dict[str, Any] = {"threshold": threshold, "weights_sha256": sha256}
