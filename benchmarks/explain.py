@@ -75,7 +75,7 @@ def variants(network: torch.nn.Module) -> dict[str, Callable[[], list[object]]]:
     }
     if find_spec("captum"):
         made["captum LayerGradCam, layer4"] = lambda: [EveryImage(network, _captum(network))]
-    if find_spec("pytorch_grad_cam"):
+    if find_spec("pytorch_grad_cam") and find_spec("torchvision"):  # which it imports
         made["pytorch-grad-cam GradCAM, layer4"] = lambda: [EveryImage(network, _pytorch_grad_cam(network))]
     if find_spec("torchcam"):
         made["torch-cam GradCAM, layer4"] = lambda: [EveryImage(network, _torchcam(network))]

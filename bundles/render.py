@@ -7,6 +7,7 @@ Figures in the model card come from `models/results.json`, which `docs/training.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,8 @@ GENERATED = "# Written by bundles/render.py from configs/{name}; change it there
 OPTIONAL = ("nibabel", "simpleitk", "pydicom", "pytorch-ignite", "pandas", "scikit-learn")
 
 
-def rendered(bundle: str, about: dict[str, str]) -> dict[Path, str]:
-    """Every generated file of a bundle, by its path."""
+def rendered(bundle: str, about: dict[str, Any]) -> dict[Path, str]:
+    """Every generated file of a bundle, by its path; a bundle that is not trained yet has no model card."""
     folder = ROOT / "bundles" / bundle
     files = {folder / "configs" / name: _config(name, bundle, about) for name in COPIES}
     files[folder / "configs" / "metadata.json"] = json.dumps(_metadata(bundle, about), indent=2) + "\n"
@@ -32,22 +33,32 @@ def rendered(bundle: str, about: dict[str, str]) -> dict[Path, str]:
         loader=FileSystemLoader(SOURCES), undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True
     )
     results = _results(bundle)
+    if results is None:
+        return files
+    encoder = _results("chest_xray_resnet50")
+    about = {**about, "encoder_sha256": encoder["weights_sha256"] if encoder else None}
     for source, target in (("model_card.md.j2", "README.md"), ("data_license.txt.j2", "data_license.txt")):
         text = environment.get_template(source).render(name=bundle, results=results, **about)
         files[folder / "docs" / target] = text
     return files
 
 
-def _config(name: str, bundle: str, about: dict[str, str]) -> str:
+def _config(name: str, bundle: str, about: dict[str, Any]) -> str:
     text = (SOURCES / name).read_text().replace(NETWORK, about["network"])
+    if name == "train.yaml":
+        for setting, value in about.get("training", {}).items():
+            text, found = re.subn(rf"(?m)^{setting}: \S+$", f"{setting}: {value}", text)
+            if found != 1:
+                raise ValueError(f"{bundle}: train.yaml has no line {setting!r} to set")
     return GENERATED.format(name=name) + text.replace("bundles/NAME", f"bundles/{bundle}")
 
 
-def _metadata(bundle: str, about: dict[str, str]) -> dict[str, Any]:
+def _metadata(bundle: str, about: dict[str, Any]) -> dict[str, Any]:
     shared = yaml.safe_load((SOURCES / "metadata.yaml").read_text())
     lines = (ROOT / "constraints.txt").read_text().lower().splitlines()
     pinned = dict(line.split("==") for line in lines if "==" in line)
-    test = _results(bundle)["test"]
+    results = _results(bundle)
+    metrics = {f"test_{name}": results["test"][name]["value"] for name in ("auroc", "accuracy")} if results else {}
     first, last = ("schema", "version", "changelog"), "network_data_format"
     return {
         "name": bundle,
@@ -58,13 +69,14 @@ def _metadata(bundle: str, about: dict[str, str]) -> dict[str, Any]:
         "required_packages_version": {package: pinned[package] for package in OPTIONAL},
         "description": about["description"],
         **{key: value for key, value in shared.items() if key not in (*first, last)},
-        "eval_metrics": {f"test_{name}": test[name]["value"] for name in ("auroc", "accuracy")},
+        "eval_metrics": metrics,
         last: shared[last],
     }
 
 
-def _results(bundle: str) -> dict[str, Any]:
-    return json.loads((ROOT / "bundles" / bundle / "models" / "results.json").read_text())
+def _results(bundle: str) -> dict[str, Any] | None:
+    path = ROOT / "bundles" / bundle / "models" / "results.json"
+    return json.loads(path.read_text()) if path.is_file() else None
 
 
 def main() -> int:

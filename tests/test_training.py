@@ -19,6 +19,7 @@ from mlflow import MlflowClient
 from sklearn.metrics import roc_auc_score
 
 from monai_cnnprimer.networks import resnet50_classifier, sha256_of_file
+from monai_cnnprimer.phantom import write_export
 from monai_cnnprimer.training import (
     AutocastInferer,
     TrainingRecord,
@@ -70,6 +71,50 @@ def test_a_manifest_without_patients_says_what_is_needed(tmp_path):
 def test_a_label_outside_the_map_is_named(image_folder):
     with pytest.raises(ValueError, match=r"labels \['PNEUMONIA'\]; label_map knows \['NORMAL'\]"):
         patient_split(image_folder, {"NORMAL": 0})
+
+
+@pytest.fixture(scope="module")
+def labelled_export(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fine-tuning")
+    write_export(folder, 12, sites=1, seed=3, size=128, progress=False)
+    return next((folder / "sites").iterdir()), next((folder / "labels").iterdir())
+
+
+class TestExport:
+    """A PACS export with a table of labels, as a hospital gives it."""
+
+    def test_every_labelled_case_is_in_one_part_by_patient(self, labelled_export, tmp_path):
+        split = patient_split(labelled_export[0], WORDS, folds=2, labels=labelled_export[1], output_dir=tmp_path)
+        assert min(map(len, split.values())) >= 2
+        people = [_patients(cases) for cases in split.values()]
+        assert sum(map(len, people)) == len(set.union(*people))
+        manifest = pd.read_csv(tmp_path / "manifest.csv")
+        assert sum(map(len, split.values())) == manifest["label"].notna().sum() - len(
+            pd.read_csv(tmp_path / "errors.csv")
+        )
+        assert set.union(*people) <= set(manifest["patient_key"])
+
+    def test_the_labels_are_those_of_the_table(self, labelled_export, tmp_path):
+        split = patient_split(labelled_export[0], WORDS, folds=2, labels=labelled_export[1], output_dir=tmp_path)
+        known = pd.read_csv(tmp_path / "manifest.csv").groupby("patient_key")["label"].max()
+        assert all(known[case["patient_id"]] >= case["label"] for cases in split.values() for case in cases)
+        assert sum(case["label"] for cases in split.values() for case in cases) == 6
+
+    def test_pixels_that_cannot_be_read_cost_one_row(self, labelled_export, tmp_path):
+        broken = tmp_path / "export"
+        shutil.copytree(labelled_export[0], broken)
+        whole = patient_split(broken, WORDS, folds=2, labels=labelled_export[1], output_dir=tmp_path / "whole")
+        path = Path(whole["train"][0]["image"])
+        path.write_bytes(path.read_bytes()[:-2000])
+        split = patient_split(broken, WORDS, folds=2, labels=labelled_export[1], output_dir=tmp_path / "run")
+        told = [len(pd.read_csv(tmp_path / "run" / name)) for name in ("errors.csv", "refused.csv")]
+        before = [len(pd.read_csv(tmp_path / "whole" / name)) for name in ("errors.csv", "refused.csv")]
+        assert sum(told) == sum(before) + 1
+        assert sum(map(len, split.values())) == sum(map(len, whole.values())) - 1
+
+    def test_too_few_patients_are_told(self, labelled_export):
+        with pytest.raises(ValueError, match="two classes and 50 patients or more of each"):
+            patient_split(labelled_export[0], WORDS, folds=100, labels=labelled_export[1])
 
 
 def test_weighted_classes_have_equal_shares():

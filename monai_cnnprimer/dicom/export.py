@@ -46,6 +46,7 @@ class Manifest:
         notes: what a person should know about labels and patients; counts, no values.
         keys: of each case, keyed hashes of its identifiers by their name in a table (`labels.IDENTIFYING`); in memory
             only.
+        key_id: fingerprint of the key, so that two manifests know whether their hashes can be compared.
     """
 
     accepted: pd.DataFrame
@@ -53,6 +54,7 @@ class Manifest:
     paths: dict[str, str] = field(repr=False)
     notes: list[str] = field(default_factory=list)
     keys: dict[str, dict[str, str]] = field(default_factory=dict, repr=False)
+    key_id: str = ""
 
     @property
     def sha256(self) -> str:
@@ -133,7 +135,7 @@ def index_export(
     rows = _describe_or_take_up(sources, secret, views, workers, spool, progress)
     people = {keyed_hash(secret, row["path"]): row for row in table or []}
     _decide_plain_images(rows, people, listed=table is not None, views=views, key=secret)
-    manifest = _manifest(sources, rows, site, known)
+    manifest = _manifest(sources, rows, site, known, keyed_hash(secret, "fingerprint of the key", 8))
     if output is not None:
         manifest.write(output)
     if spool is not None:
@@ -243,7 +245,9 @@ def _person(said: Mapping[str, str], key: bytes) -> Row:
     return columns
 
 
-def _manifest(sources: Sequence[Source], rows: Sequence[Row], site: str, labels: Labels | None) -> Manifest:
+def _manifest(
+    sources: Sequence[Source], rows: Sequence[Row], site: str, labels: Labels | None, key_id: str
+) -> Manifest:
     """Keeps the first, by name, of several files with one identifier, and sorts all into the two tables."""
     accepted: dict[str, Row] = {}
     paths: dict[str, str] = {}
@@ -260,7 +264,7 @@ def _manifest(sources: Sequence[Source], rows: Sequence[Row], site: str, labels:
     if by_study:
         notes.append(f"{by_study} accepted images name no patient: each study is taken for one patient")
     keys = {row["case_id"]: row["keys"] | {"path": row["path_sha256"]} for row in kept}
-    return Manifest(_table(kept, COLUMNS), _table(refused, REFUSED_COLUMNS), paths, notes, keys)
+    return Manifest(_table(kept, COLUMNS), _table(refused, REFUSED_COLUMNS), paths, notes, keys, key_id)
 
 
 def _why_not_kept(row: Row, accepted: Mapping[str, Row]) -> str:

@@ -24,6 +24,7 @@ def finish_training(
     transform: Callable[[Case], Case],
     output_dir: str | Path,
     device: torch.device,
+    settings: Mapping[str, Any] | None = None,
     checkpoint: str | Path | None = None,
 ) -> dict[str, Any]:
     """Writes what a bundle ships: weights in half precision, the threshold, and the figures of the model card.
@@ -37,6 +38,7 @@ def finish_training(
         transform: the preprocessing of the bundle, without augmentation.
         output_dir: gets `model.pt`, `operating_point.json`, `results.json`.
         device: where to compute.
+        settings: of the training, for the record.
         checkpoint: of the epoch whose weights to take; None takes the network as it is.
 
     Returns:
@@ -58,7 +60,7 @@ def finish_training(
         "criterion": "Youden's index, averaged over bootstrap samples of the validation patients",
         "n": len(split["validation"]),
     }
-    results: dict[str, Any] = {"threshold": threshold, "weights_sha256": sha256}
+    results: dict[str, Any] = {"threshold": threshold, "weights_sha256": sha256, "settings": dict(settings or {})}
     results |= {name: _figures(labels[name], probabilities[name], threshold) for name in probabilities}
     results["counts"] = {name: _counts(cases) for name, cases in split.items()}
     if _has_sizes(split["train"]):
