@@ -3,10 +3,11 @@
 
     python benchmarks/explain.py [--rounds 7] [--batches 4]
 
-The variants take turns, so that a busy machine slows all of them alike; a ratio is the median over rounds of a
-variant's CPU time by that of the plain evaluator beside it. CPU time of all threads is counted, not the clock, and the
-clock's ratio is printed beside it. `captum`, `grad-cam` and `torchcam` join where they are installed
-(`pip install monai_cnnprimer[bench]`).
+The variants take turns, so that a busy machine slows all of them alike; each runs twice in a row and the second is
+timed, since what ran before leaves its memory behind. A ratio is the median over rounds of a variant's CPU time by that
+of the plain evaluator in the same round. CPU time of all threads is counted, not the clock, and the clock's ratio is
+printed beside it. Run it on a machine with nothing else to do: threads that wait for others count as busy. `captum`,
+`grad-cam` and `torchcam` join where they are installed (`pip install monai_cnnprimer[bench]`).
 """
 
 from __future__ import annotations
@@ -136,7 +137,8 @@ def evaluate(network: torch.nn.Module, batches: list[dict[str, Tensor]], handler
 
 
 def cost(task: Callable[[], object]) -> tuple[float, float]:
-    """Seconds of CPU and of the clock."""
+    """Seconds of CPU and of the clock, the second time."""
+    task()
     cpu, clock = time.process_time(), time.perf_counter()
     task()
     return time.process_time() - cpu, time.perf_counter() - clock
@@ -146,8 +148,6 @@ def ratios(tasks: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, 
     """Median over rounds of each task's CPU and clock time by those of the first, which stands beside it."""
     first = next(iter(tasks))
     seen: dict[str, list[tuple[float, float]]] = {name: [] for name in tasks}
-    for task in tasks.values():
-        task()
     for _ in range(rounds):
         costs = {name: cost(task) for name, task in tasks.items()}
         for name, (cpu, clock) in costs.items():

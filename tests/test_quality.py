@@ -14,7 +14,7 @@ from scipy.stats import binomtest, norm
 from torch import Tensor, nn
 
 from monai_cnnprimer.explain.gradcam import GradCam
-from monai_cnnprimer.explain.quality import exchange_curves, insertion_deletion, map_quality, summarise_quality
+from monai_cnnprimer.explain.quality import exchange_curves, map_quality, summarise_quality
 from monai_cnnprimer.explain.receptive_field import ReceptiveField, align_map
 from monai_cnnprimer.figures.quality import RandomisedCase, quality_png, randomisation_png
 
@@ -174,9 +174,8 @@ def test_curves_are_those_of_pixels_exchanged_one_by_one(classes):
     deletion = exchanged_one_by_one(image, grey, RANDOM_HEAT, 24)
     np.testing.assert_allclose(curves.insertion, insertion, rtol=1e-5)
     np.testing.assert_allclose(curves.deletion, deletion, rtol=1e-5)
-    areas = insertion_deletion(Watcher(classes), IMAGE, RANDOM_HEAT, 1, steps=24, baseline="mean")
     shares = np.linspace(0, 1, 25)
-    assert areas == pytest.approx((np.trapezoid(insertion, shares), np.trapezoid(deletion, shares)), rel=1e-5)
+    assert curves.areas == pytest.approx((np.trapezoid(insertion, shares), np.trapezoid(deletion, shares)), rel=1e-5)
 
 
 def test_a_map_of_the_pixels_that_count_beats_its_opposite():
@@ -184,11 +183,11 @@ def test_a_map_of_the_pixels_that_count_beats_its_opposite():
     image[0, 0, 2, 3:6] = 1
     good = image[0, 0].numpy()
     (insertion, deletion), (worse, higher) = (
-        insertion_deletion(Watcher(), image, heat, 1, baseline="mean") for heat in (good, -good)
+        exchange_curves(Watcher(), image, heat, 1, baseline="mean").areas for heat in (good, -good)
     )
     assert insertion > worse + 0.2
     assert deletion < higher - 0.2
-    against = insertion_deletion(Watcher(), image, good, 0, baseline="mean")
+    against = exchange_curves(Watcher(), image, good, 0, baseline="mean").areas
     assert against == pytest.approx((1 - insertion, 1 - deletion))
 
 
@@ -209,7 +208,7 @@ def test_exchanging_pixels_leaves_the_network_and_its_watchers():
     network.register_forward_hook(lambda *_: seen.append(1))
     random = torch.get_rng_state()
     with GradCam(network, "0") as cam:
-        first, second = (insertion_deletion(network, IMAGE, RANDOM_HEAT, 0) for _ in range(2))
+        first, second = (exchange_curves(network, IMAGE, RANDOM_HEAT, 0).areas for _ in range(2))
     assert first == second
     assert not seen
     assert cam.forwards == 0
@@ -219,13 +218,12 @@ def test_exchanging_pixels_leaves_the_network_and_its_watchers():
 
 
 def test_exchanges_that_make_no_sense_are_refused():
-    assert all(math.isnan(area) for area in insertion_deletion(Watcher(), IMAGE, np.ones((6, 8)), 1))
     with pytest.raises(ValueError, match="no class 2; the network has 2"):
-        insertion_deletion(Watcher(), IMAGE, RANDOM_HEAT, 2)
+        exchange_curves(Watcher(), IMAGE, RANDOM_HEAT, 2)
     with pytest.raises(ValueError, match=r"are not \(1, C, H, W\) and \(H, W\)"):
-        insertion_deletion(Watcher(), IMAGE, RANDOM_HEAT.T, 1)
+        exchange_curves(Watcher(), IMAGE, RANDOM_HEAT.T, 1)
     with pytest.raises(ValueError, match="baseline 'black'; choose among blur, mean"):
-        insertion_deletion(Watcher(), IMAGE, RANDOM_HEAT, 1, baseline="black")
+        exchange_curves(Watcher(), IMAGE, RANDOM_HEAT, 1, baseline="black")
 
 
 ROWS = [

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -73,7 +73,7 @@ class RegionMasks:
         self.notes: list[str] = []
         self._images = manifest.paths
         self._load = transform.transforms[0]
-        self._geometry = Compose([step for step in transform.transforms[1:] if not _changes_intensities_only(step)])
+        self._geometry = what_moves(transform)
         self._folder = Path() if table is None else Path(table).expanduser().parent.resolve()
         self._files = {} if table is None else self._read(table, manifest, pseudonym_key(key))
 
@@ -152,6 +152,7 @@ def _files(row: Mapping[str, str], regions: Sequence[str]) -> Files:
     return {region: files for region, files in names.items() if files}
 
 
-def _changes_intensities_only(step: Any) -> bool:
-    """Whether a transform is one of MONAI's for intensities, which leave every pixel in its place."""
-    return type(step).__module__.startswith("monai.transforms.intensity")
+def what_moves(preprocessing: Compose) -> Compose:
+    """The steps behind the first, which loads, that can move a pixel: all but MONAI's for intensities."""
+    intensity = "monai.transforms.intensity"
+    return Compose([step for step in preprocessing.transforms[1:] if not type(step).__module__.startswith(intensity)])

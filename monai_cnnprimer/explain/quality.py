@@ -125,25 +125,6 @@ def summarise_quality(cases: Sequence[Mapping[str, float]]) -> dict[str, Summary
     return {key: _summary(np.array(kept), hits=key.endswith("_pointing")) for key, kept in values.items()}
 
 
-def insertion_deletion(
-    network: Module,
-    image: Tensor,
-    heat: NDArray[np.floating],
-    target_class: int,
-    steps: int = 16,
-    baseline: Baseline = "blur",
-) -> tuple[float, float]:
-    """Areas under the curves of `exchange_curves` (insertion, deletion), 0..1; not a number for a map of one value.
-
-    Petsiuk et al. (2018, RISE, arXiv:1806.07421): the sooner the probability rises, the larger the first; the sooner it
-    falls, the smaller the second. They compare maps of one case, not cases, since both depend on the network's
-    confidence. Where it calls the image without its detail the same class, as the curves' ends show, they say nothing.
-    """
-    if not np.ptp(heat) > 0:
-        return math.nan, math.nan
-    return exchange_curves(network, image, heat, target_class, steps, baseline).areas
-
-
 def exchange_curves(
     network: Module,
     image: Tensor,
@@ -153,6 +134,11 @@ def exchange_curves(
     baseline: Baseline = "blur",
 ) -> ExchangeCurves:
     """A class's probability while pixels are inserted and deleted in the order of a map, the highest first.
+
+    Petsiuk et al. (2018, RISE, arXiv:1806.07421): the sooner the probability rises, the larger the area under the first
+    curve; the sooner it falls, the smaller the area under the second. They compare maps of one case, not cases, since
+    both depend on the network's confidence. Where it calls the image without its detail the same class, as the curves'
+    ends show, they say nothing.
 
     Insertion starts from `baseline` and puts the image's pixels back. Deletion replaces them by the image's mean grey.
 

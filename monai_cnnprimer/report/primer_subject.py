@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from monai.transforms import Compose
 from numpy.typing import NDArray
 from torch import Tensor
 
+from monai_cnnprimer.dicom.masks import what_moves
 from monai_cnnprimer.networks import sha256_of_file
 from monai_cnnprimer.phantom import SITES, Finding, plan_cases, render
 from monai_cnnprimer.phantom.anatomy import Anatomy
@@ -210,13 +211,8 @@ def rib_mask(case: Case, size: int) -> NDArray[np.bool_]:
 
 def _fit_mask(model: Model, image: MetaTensor, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """A mask through the steps that move pixels; what covers a tenth of a pixel counts, so that thin strokes remain."""
-    moving = [step for step in model.preprocessing.transforms[1:] if not _changes_intensities_only(step)]
     covered = MetaTensor(torch.from_numpy(mask).float(), meta=dict(image.meta))
-    return (Compose(moving)({"image": covered})["image"].as_tensor()[0] > 0.1).numpy()
-
-
-def _changes_intensities_only(step: Any) -> bool:
-    return type(step).__module__.startswith("monai.transforms.intensity")
+    return (what_moves(model.preprocessing)({"image": covered})["image"].as_tensor()[0] > 0.1).numpy()
 
 
 def _batch(image: MetaTensor) -> Tensor:
