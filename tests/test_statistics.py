@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The figures of `validate.statistics` against pROC, scikit-learn, counting by hand and closed forms."""
+"""Areas, shares, thresholds and tests against pROC, scikit-learn, printed figures, counting by hand, closed forms."""
 
 from __future__ import annotations
 
@@ -9,10 +9,24 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
-from sklearn.metrics import roc_auc_score, roc_curve
+from scipy.stats import binom
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from monai_cnnprimer.validate.statistics import auroc, bagged_threshold, compare_auroc, proportion, threshold_for
+from monai_cnnprimer.validate.statistics import (
+    auroc,
+    auroc_against_rest,
+    average_precision,
+    bagged_threshold,
+    compare_auroc,
+    compare_proportions,
+    holm,
+    mcnemar,
+    predictive_values,
+    proportion,
+    threshold_for,
+)
 
 DATA = Path(os.environ.get("CNNPRIMER_DATA", Path(__file__).parents[2] / "shared" / "data"))
 needs_data = pytest.mark.skipif(
@@ -151,11 +165,51 @@ def test_constant_score_is_chance():
         ([0, 1, -1], [1, 2, 3], "labels must be 0 or 1"),
         ([0, 1], [1, float("nan")], "scores must be finite"),
         ([0, 1], [1, 2, 3], "of one length"),
+        ([0, None], [1, 2], "labels must be 0 or 1"),
+        (pd.array([0, None], dtype="Int64"), [1, 2], "labels must be 0 or 1"),
+        (["NORMAL", "PNEUMONIA"], [1, 2], "labels must be 0 or 1"),
+        ([0, 1], ["high", "low"], "scores must be finite"),
     ],
 )
 def test_bad_input_is_named(labels, scores, message):
-    with pytest.raises(ValueError, match=message):
-        auroc(labels, scores)
+    for area in (auroc, average_precision):
+        with pytest.raises(ValueError, match=message):
+            area(labels, scores)
+
+
+def test_area_of_a_group_against_the_rest_has_the_variance_of_both(scores):
+    labels, first, _ = scores
+    inside = np.arange(400) % 3 == 0
+    group, rest = auroc(labels[inside], first[inside]), auroc(labels[~inside], first[~inside])
+    result = auroc_against_rest(labels, first, inside)
+    assert result.difference == pytest.approx(group.value - rest.value, abs=1e-12)
+    width = np.hypot(group.high - group.low, rest.high - rest.low)
+    assert result.high - result.low == pytest.approx(width, rel=1e-9)
+    assert abs(result.z) == pytest.approx(abs(result.difference) / (width / 2 / 1.959963985), rel=1e-8)
+    assert auroc_against_rest(labels, first, labels == 1).difference is None
+
+
+def test_average_precision_with_ties_is_that_of_scikit_learn(scores):
+    labels, first, second = scores
+    for score in (first, second):
+        assert average_precision(labels, score).value == pytest.approx(
+            average_precision_score(labels, score), abs=1e-12
+        )
+
+
+def test_interval_of_average_precision_holds_the_long_run_value():
+    random = np.random.default_rng(5)
+    many = np.repeat([0, 1], [140_000, 60_000])
+    truth = average_precision_score(many, random.normal(size=many.size) + many)
+    labels = np.repeat([0, 1], [140, 60])
+    intervals = [average_precision(labels, random.normal(size=200) + labels) for _ in range(500)]
+    assert 0.9 < np.mean([i.low <= truth <= i.high for i in intervals]) < 0.99
+
+
+def test_average_precision_without_a_class_or_without_an_error():
+    assert average_precision([1, 1], [0, 1]).value is None
+    perfect = average_precision([0, 0, 1, 1], [1, 2, 3, 4])
+    assert (perfect.value, perfect.low, perfect.n, perfect.positives) == (1.0, None, 4, 2)
 
 
 @needs_data
@@ -187,6 +241,62 @@ def test_more_than_all_is_no_proportion():
         proportion(3, 2)
 
 
+# Newcombe, Statist. Med. 1998; 17:873-890, table II, method 10.
+@pytest.mark.parametrize(
+    ("first", "second", "low", "high"),
+    [
+        ((56, 70), (48, 80), 0.0524, 0.3339),
+        ((9, 10), (3, 10), 0.1705, 0.8090),
+        ((10, 10), (0, 20), 0.6791, 1.0),
+        ((10, 10), (0, 10), 0.6075, 1.0),
+    ],
+)
+def test_difference_of_proportions_has_the_printed_interval(first, second, low, high):
+    result = compare_proportions(proportion(*first), proportion(*second))
+    assert (result.low, result.high) == (pytest.approx(low, abs=5e-5), pytest.approx(high, abs=5e-5))
+    back = compare_proportions(proportion(*second), proportion(*first))
+    assert (back.low, back.high, back.p) == pytest.approx((-result.high, -result.low, result.p), rel=1e-9)
+
+
+def test_difference_of_proportions_is_tested_exactly():
+    # Fisher's tea: 3 of 4 against 1 of 4, p = 34 / 70.
+    assert compare_proportions(proportion(3, 4), proportion(1, 4)).p == pytest.approx(34 / 70)
+    assert compare_proportions(proportion(3, 4), proportion(0, 0)).p is None
+
+
+def test_predictive_values_at_the_prevalence_of_the_cases_are_the_shares_counted():
+    # 90 of 100 found, 40 of 200 called wrongly: 90 of 130 calls are right, 160 of 170 others.
+    values = predictive_values(proportion(90, 100), proportion(160, 200), prevalence=100 / 300)
+    assert values.ppv.value == pytest.approx(90 / 130)
+    assert values.npv.value == pytest.approx(160 / 170)
+
+
+def test_predictive_values_have_the_logit_interval():
+    # Mercaldo et al. 2007, equations 8 and 10, written out.
+    values = predictive_values(proportion(90, 100), proportion(160, 200), prevalence=0.1)
+    error = np.sqrt((1 - 0.9) / 0.9 / 100 + 0.8 / (1 - 0.8) / 200)
+    odds = np.log(0.9 * 0.1 / (0.2 * 0.9)) + 1.959963985 * np.array([-1, 1]) * error
+    np.testing.assert_allclose([values.ppv.low, values.ppv.high], 1 / (1 + np.exp(-odds)), rtol=1e-8)
+    error = np.sqrt(0.9 / (1 - 0.9) / 100 + (1 - 0.8) / 0.8 / 200)
+    odds = np.log(0.8 * 0.9 / (0.1 * 0.1)) + 1.959963985 * np.array([-1, 1]) * error
+    np.testing.assert_allclose([values.npv.low, values.npv.high], 1 / (1 + np.exp(-odds)), rtol=1e-8)
+    assert values.ppv.n == 300
+
+
+def test_predictive_values_where_a_cell_is_empty():
+    values = predictive_values(proportion(20, 20), proportion(30, 30), prevalence=0.2)
+    assert (values.ppv.value, values.ppv.high) == (1.0, 1.0)
+    assert 0.4 < values.ppv.low < 1.0
+    never = predictive_values(proportion(0, 20), proportion(30, 30), prevalence=0.2)
+    assert (never.ppv.value, never.npv.value) == (None, pytest.approx(0.8))
+    assert predictive_values(proportion(0, 0), proportion(30, 30), prevalence=0.2).npv.value is None
+
+
+def test_predictive_values_at_an_impossible_prevalence():
+    with pytest.raises(ValueError, match="must lie above 0 and below 1"):
+        predictive_values(proportion(1, 2), proportion(1, 2), prevalence=30)
+
+
 def test_youden_threshold_reaches_the_maximum_of_the_curve(scores):
     labels, first, _ = scores
     false_positives, true_positives, _ = roc_curve(labels, first, drop_intermediate=False)
@@ -198,6 +308,82 @@ def test_youden_threshold_reaches_the_maximum_of_the_curve(scores):
 def test_of_equal_thresholds_the_most_specific_is_taken():
     # Both 1.5 and 3.5 have an index of 1/2.
     assert threshold_for([0, 1, 0, 1], [1, 2, 3, 4]) == 3.5
+
+
+def calls(labels, first, threshold):
+    """Sensitivity and specificity of a threshold."""
+    return (first[labels == 1] >= threshold).mean(), (first[labels == 0] < threshold).mean()
+
+
+@pytest.mark.parametrize("wanted", ["0.5", "0.90", "0.95", "0.99"])
+def test_threshold_at_a_specificity_is_the_most_sensitive_that_keeps_it(scores, wanted):
+    labels, first, _ = scores
+    threshold = threshold_for(labels, first, f"specificity={wanted}")
+    possible = [calls(labels, first, value) for value in np.unique(first)]
+    best = max(sensitivity for sensitivity, specificity in possible if specificity >= float(wanted))
+    assert calls(labels, first, threshold) == (best, pytest.approx(calls(labels, first, threshold)[1]))
+    assert calls(labels, first, threshold)[1] >= float(wanted)
+
+
+@pytest.mark.parametrize("wanted", ["0.5", "0.90", "0.95", "0.99"])
+def test_threshold_at_a_sensitivity_is_the_most_specific_that_keeps_it(scores, wanted):
+    labels, first, _ = scores
+    threshold = threshold_for(labels, first, f"sensitivity={wanted}")
+    possible = [calls(labels, first, value) for value in np.unique(first)]
+    best = max(specificity for sensitivity, specificity in possible if sensitivity >= float(wanted))
+    assert calls(labels, first, threshold)[0] >= float(wanted)
+    assert calls(labels, first, threshold)[1] == best
+
+
+def test_nine_of_ten_are_ninety_percent():
+    # As floats 0.9 * 10 is 9, but 0.7 * 10 is more than 7 and 0.1 * 3 more than 0.3.
+    labels, scores = np.repeat([0, 1], 10), np.concatenate([np.arange(10), np.full(10, 20)])
+    assert threshold_for(labels, scores, "specificity=0.7") == 6.5
+    assert threshold_for(labels, scores, "specificity=0.9") == 8.5
+    assert threshold_for(labels, scores, "specificity=1") == 14.5
+
+
+def test_a_threshold_that_calls_every_case_alike_is_none():
+    with pytest.raises(
+        ValueError, match="specificity=0.90 cannot be had on these cases but by calling every one negative"
+    ):
+        threshold_for([0, 0, 1, 1], [1, 4, 2, 3], "specificity=0.90")
+    with pytest.raises(ValueError, match="sensitivity=0.95 cannot be had .* calling every one positive"):
+        threshold_for([1, 0, 1, 0], [1, 4, 2, 3], "sensitivity=0.95")
+
+
+@pytest.mark.parametrize("criterion", ["specificity", "specificity=", "specificity=90", "sensitivity=0", "npv=0.9"])
+def test_a_criterion_that_is_none_is_told(criterion):
+    with pytest.raises(ValueError, match=f"unknown criterion '{criterion}'"):
+        threshold_for([0, 1], [0, 1], criterion)
+
+
+def test_between_neighbouring_floats_the_upper_one_is_taken():
+    low = 1.0
+    high = np.nextafter(low, 2)
+    assert threshold_for([0, 1], [low, high]) == high
+
+
+def test_mcnemar_is_the_binomial_one():
+    for b, c in ((0, 5), (1, 7), (10, 10), (30, 12)):
+        tail = binom.cdf(min(b, c), b + c, 0.5)
+        assert mcnemar(b, c) == pytest.approx(min(1.0, 2 * tail))
+        assert mcnemar(c, b) == mcnemar(b, c)
+    assert mcnemar(0, 0) == 1.0
+    with pytest.raises(ValueError, match="never below 0"):
+        mcnemar(-1, 2)
+    with pytest.raises(ValueError, match="whole number"):
+        mcnemar(1.5, 2)
+
+
+def test_holm_is_the_one_of_r():
+    # p.adjust(c(0.01, 0.02, 0.03, 0.04, 0.05), "holm") of R: 0.05 0.08 0.09 0.09 0.09.
+    assert holm([0.01, 0.02, 0.03, 0.04, 0.05]) == pytest.approx([0.05, 0.08, 0.09, 0.09, 0.09])
+    assert holm([0.04, None, 0.01, 0.9]) == [pytest.approx(0.08), None, pytest.approx(0.03), pytest.approx(0.9)]
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([]) == []
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        holm([float("nan")])
 
 
 def test_threshold_needs_a_known_criterion_and_both_classes():
