@@ -109,6 +109,25 @@ def test_a_file_that_breaks_after_indexing_is_an_error_row_and_the_others_finish
     assert len(pd.read_csv(tmp_path / "run" / "predictions.csv")) == len(index.accepted) - 1
 
 
+def test_a_site_whose_images_all_break_ends_with_an_error_row_each(phantom_export, tmp_path):
+    export = tmp_path / "export"
+    export.mkdir()
+    for number, content in enumerate(_frontals(phantom_export)):
+        (export / f"IM{number}").write_bytes(content)
+    index = index_export(export, progress=False)
+    for case in index.cases():
+        Path(case["image"]).write_bytes(Path(case["image"]).read_bytes()[:900])
+    run = RunDirectory(tmp_path / "run", index, BUNDLE, "w", POINT, transforms())
+    dataset = CaseDataset(run.remaining(), transforms())
+    loader = DataLoader(dataset, batch_size=2, collate_fn=collate_cases)
+    handler = CaseTableHandler(run, dataset, summary, progress=False)
+    network = torch.nn.Linear(1, 2)
+    SupervisedEvaluator(torch.device("cpu"), loader, network, decollate=False, val_handlers=[handler]).run()
+    told = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (told["status"], told["counts"]["errors"], told["counts"]["predicted"]) == ("complete", 4, 0)
+    assert pd.read_csv(tmp_path / "run" / "predictions.csv").empty
+
+
 def _frontals(export):
     with zipfile.ZipFile(export / "sites" / "birch.zip") as archive:
         paths = manifest(export).paths.values()

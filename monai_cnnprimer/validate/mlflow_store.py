@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import os
 import re
@@ -35,6 +36,7 @@ _SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
+_log_of_databases = logging.getLogger("mlflow.store.db")
 
 
 class TrackingFailed(RuntimeError):
@@ -77,7 +79,8 @@ def public(uri: str) -> str:
 
 @contextmanager
 def calls(uri: str) -> Iterator[None]:
-    """Short waits, no telemetry, and one kind of error, for the calls of MLflow inside."""
+    """Short waits, no telemetry, no talk of a new database, and one kind of error, for the calls of MLflow inside."""
+    _log_of_databases.setLevel(logging.WARNING)
     before = {key: os.environ.get(key) for key in (*_SETTINGS, "MLFLOW_TRACKING_URI")}
     os.environ.update({key: value for key, value in _SETTINGS.items() if before[key] is None})
     # The parent class would let it overrule an explicit address.

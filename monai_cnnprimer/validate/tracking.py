@@ -6,7 +6,6 @@ A server that does not answer costs a warning and at most 15 seconds; `sync` upl
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import os
@@ -18,25 +17,22 @@ from typing import Any
 
 import mlflow
 from ignite.engine import Engine, Events
-from mlflow.entities import LifecycleStage, Metric, Param, Run, RunTag
+from mlflow.entities import LifecycleStage, Metric, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
-from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_TAG_VAL_LENGTH
 from monai.handlers import MLFlowHandler
 
+from monai_cnnprimer.atomic import write_atomically
 from monai_cnnprimer.interruption import cleanup_on_exception, raise_on_sigterm
-from monai_cnnprimer.run_directory import write_atomically
+from monai_cnnprimer.run_directory import digest_of
+from monai_cnnprimer.validate.mlflow_content import curves_of, dataset_of, metrics_of, params_of, read_json, tags_of
 from monai_cnnprimer.validate.mlflow_store import (
     HOST_TAG,
     TrackingFailed,
     artifacts_beside,
     calls,
     creation_lock,
-    cut,
     is_dead,
-    is_number,
-    leaves,
-    named_values,
     probe,
     public,
     store_uri,
@@ -44,18 +40,17 @@ from monai_cnnprimer.validate.mlflow_store import (
 )
 
 DEFAULT_EXPERIMENT = "monai_cnnprimer"
-_TAGS_OF_RUN_JSON = {
-    "site": "site",
-    "bundle": "bundle",
-    "bundle_version": "bundle.version",
-    "weights_sha256": "weights.sha256",
-    "transforms_sha256": "transforms.sha256",
-    "manifest_sha256": "manifest.sha256",
-    "threshold_id": "operating_point",
-}
-# Named one by one: run.json may come to hold the command line, whose paths must not leave the machine.
-_PARAMS_OF_RUN_JSON = ("seed", "threshold", "versions", "settings")
-_METRICS_OF_RUN_JSON = ("counts", "seconds")
+PARENT_RUN = "CNNPRIMER_PARENT_RUN"
+"""Environment variable: the MLflow run that a run of this process is a child of, where the same store has it."""
+_IDENTITY = (
+    "site",
+    "bundle",
+    "bundle_version",
+    "weights_sha256",
+    "transforms_sha256",
+    "manifest_sha256",
+    "threshold_id",
+)
 _STATUS_OF_RUN_JSON = {"complete": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
 
 _log = logging.getLogger(__name__)
@@ -66,7 +61,8 @@ class RunHandler(MLFlowHandler):
 
     Stands last in the list of handlers, so that the run directory is complete when it is uploaded. Where MLflow cannot
     be had, the evaluation goes on with a warning. Runs that a killed process of this machine left RUNNING in the
-    experiment are closed as KILLED. Inside an active MLflow run of the same store the new run is its child.
+    experiment are closed as KILLED. Inside an active MLflow run of the same store the new run is its child, and so it
+    is of the run that the environment variable ``CNNPRIMER_PARENT_RUN`` names.
 
     Unlike its parent class it opens no store before the run starts, and an explicit `tracking_uri` stands above the
     environment variable.
@@ -199,7 +195,7 @@ class RunHandler(MLFlowHandler):
 
     def _active_parent(self) -> Run | None:
         active = mlflow.active_run()
-        return None if active is None else self._known_run(active.info.run_id)
+        return self._known_run(os.environ.get(PARENT_RUN) if active is None else active.info.run_id)
 
     def _known_run(self, run_id: str | None) -> Run | None:
         if run_id is None:
@@ -230,13 +226,14 @@ class RunHandler(MLFlowHandler):
             probe(self.store_uri)
             if status != "FINISHED":
                 self.client.set_terminated(self.run_id, status)
-            if self.output_dir is not None:
-                self.client.log_artifacts(self.run_id, str(self.output_dir))
+            self._log_files()
+            if datasets := dataset_of(self._read("run.json")):
+                self.client.log_inputs(self.run_id, datasets)
             self.client.log_batch(
                 self.run_id,
                 # The run's own start as time: uploading again writes the same points, not a second series.
                 metrics=self._all_metrics(metrics, run.info.start_time),
-                params=self._all_params(),
+                params=params_of(self._read("run.json"), self._params),
                 tags=[RunTag(key, value) for key, value in self._all_tags().items()],
             )
             if status == "FINISHED":
@@ -244,41 +241,42 @@ class RunHandler(MLFlowHandler):
             self._record(uploaded=True)
             self._dispose_sqlite_store()
 
-    def _all_tags(self) -> dict[str, str]:
-        run = self._read("run.json")
-        tags = {tag: run.get(key) for key, tag in _TAGS_OF_RUN_JSON.items()} | self._tags
-        return {key: cut(value, MAX_TAG_VAL_LENGTH) for key, value in named_values(tags.items()).items()}
+    def _log_files(self) -> None:
+        if self.output_dir is not None:
+            self.client.log_artifacts(self.run_id, str(self.output_dir))
 
-    def _all_params(self) -> list[Param]:
-        run = self._read("run.json")
-        params = dict(leaves({key: run.get(key) for key in _PARAMS_OF_RUN_JSON})) | self._params
-        return [Param(key, cut(value, MAX_PARAM_VAL_LENGTH)) for key, value in named_values(params.items()).items()]
+    def _all_tags(self) -> dict[str, str]:
+        return tags_of(self._read("run.json"), self._tags)
 
     def _all_metrics(self, of_engine: Mapping[str, Any], time: int) -> list[Metric]:
-        run = self._read("run.json")
-        values = self._read("metrics.json") or of_engine
-        values = {key: run.get(key) for key in _METRICS_OF_RUN_JSON} | dict(values) | self._read("gradcam.json")
-        numbers = named_values((key, value) for key, value in leaves(values) if is_number(value))
-        return [Metric(key, float(value), time, 0) for key, value in numbers.items()] + self._curves(time)
-
-    def _curves(self, time: int) -> list[Metric]:
-        """The epochs of a training, from `curves.csv`."""
-        file = None if self.output_dir is None else self.output_dir / "curves.csv"
-        if file is None or not file.is_file():
-            return []
-        with file.open(newline="") as lines:
-            rows = list(csv.DictReader(lines))
-        steps = [(int(row.pop("epoch")), row) for row in rows]
-        return [Metric(key, float(value), time, step) for step, row in steps for key, value in row.items()]
+        figures = dict(self._read("metrics.json") or of_engine) | self._read("gradcam.json")
+        metrics = metrics_of(self._read("run.json"), figures, time)
+        return metrics if self.output_dir is None else metrics + curves_of(self.output_dir / "curves.csv", time)
 
     def _read(self, name: str) -> dict[str, Any]:
-        return {} if self.output_dir is None else _read_json(self.output_dir / name)
+        return {} if self.output_dir is None else read_json(self.output_dir / name)
+
+    def begun(self) -> dict[str, Any]:
+        """What is known of the run that the directory began in this store and experiment; empty where there is none."""
+        assert self.output_dir is not None
+        record = read_json(record_file(self.output_dir))
+        target = {"tracking_uri": public(self.store_uri), "experiment": self.experiment_name}
+        return record if record.items() >= (target | {"identity": self._identity()}).items() else {}
+
+    def _identity(self) -> str:
+        """A hash of what was run on what: a run of MLflow is never completed with another's results."""
+        run = self._read("run.json")
+        told = {name: run.get(name) for name in _IDENTITY} | run.get("locked", {})
+        return digest_of({name: told[name] for name in _IDENTITY})
 
     def _record(self, uploaded: bool) -> None:
         if self.output_dir is None:
             return
         record = {
             "experiment": self.experiment_name,
+            "identity": self._identity(),
+            "run": digest_of(self._read("run.json")),
+            "parent": self._tags.get(MLFLOW_PARENT_RUN_ID),
             "process": this_process(),
             "run_id": self.run_id,
             "tracking_uri": public(self.store_uri),
@@ -293,10 +291,10 @@ def sync(
     """Uploads a run directory that has ended; one that is uploaded already is left alone.
 
     The run that the directory began in MLflow is completed; where there is none in that store and experiment, a new
-    one is created.
+    one is created. The folder of a validation of several sites is uploaded with all of them.
 
     Args:
-        run_directory: holds ``run.json``.
+        run_directory: holds ``run.json``, or ``validation.json``.
         tracking_uri: default is ``MLFLOW_TRACKING_URI``, else the store the run was meant for.
         experiment_name: default is the experiment the run was meant for, else ``monai_cnnprimer``.
 
@@ -308,7 +306,18 @@ def sync(
         ValueError: as `RunHandler`.
     """
     directory = Path(run_directory)
-    run, record = _read_json(directory / "run.json"), _read_json(record_file(directory))
+    if (directory / "validation.json").is_file():
+        from monai_cnnprimer.validate.model_run import sync_validation
+
+        return sync_validation(directory, tracking_uri, experiment_name)
+    return sync_run(directory, tracking_uri, experiment_name)
+
+
+def sync_run(
+    directory: Path, tracking_uri: str | None = None, experiment_name: str | None = None, parent: str | None = None
+) -> str:
+    """As `sync`, for one run directory, as a child of the run `parent` of the same experiment."""
+    run, record = read_json(directory / "run.json"), read_json(record_file(directory))
     if not run:
         raise TrackingFailed("there is no run.json in this folder: name the output_dir of a run")
     status = _STATUS_OF_RUN_JSON.get(run.get("status", ""))
@@ -317,12 +326,15 @@ def sync(
     handler = RunHandler(
         tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or record.get("tracking_uri"),
         experiment_name or record.get("experiment"),
+        {} if parent is None else {MLFLOW_PARENT_RUN_ID: parent},
         output_dir=directory,
     )
-    target = {"tracking_uri": public(handler.store_uri), "experiment": handler.experiment_name}
-    begun = record if record.items() >= target.items() else {}
+    begun = handler.begun()
     if begun.get("uploaded"):
-        return str(begun["run_id"])
+        if begun.get("run") != digest_of(run):
+            begun = {}  # another run was in the folder then
+        elif parent in (None, begun.get("parent")):
+            return str(begun["run_id"])
     opened = handler._open(begun.get("run_id"))
     handler._upload(opened, status or "KILLED", {})
     return opened.info.run_id
@@ -332,13 +344,3 @@ def record_file(run_directory: Path) -> Path:
     """Where a run directory went in MLflow: beside it, since the address of a database names folders of the machine."""
     directory = run_directory.resolve()
     return directory.with_name(f"{directory.name}.mlflow.json")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """The object in a file; empty where there is no such file."""
-    if not path.exists():
-        return {}
-    try:
-        return dict(json.loads(path.read_text()))
-    except (ValueError, TypeError):
-        raise TrackingFailed(f"{path.name} in the run directory is not a JSON object") from None
