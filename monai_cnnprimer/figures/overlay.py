@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from monai_cnnprimer.figures.page import draw_radiograph, new_page, png
 
 # Without its dark end, which looks like air, and its yellow, which turns green over grey.
-_HEAT = ListedColormap(colormaps["inferno"](np.linspace(0.25, 0.8, 256)))
-_OPACITY = 0.65
+HEAT = ListedColormap(colormaps["inferno"](np.linspace(0.25, 0.8, 256)))
+OPACITY = 0.65
 _PANEL, _TILE, _BAR, _MARGIN = 3.2, 2.4, 0.85, 0.12  # inches
 # Outlines of regions, in colours that neither the radiograph nor the heat has.
 _OUTLINES = {"lung": "#4cc9f0", "heart": "#3a86ff", "marker": "#ffff3f", "finding": "#38e54d"}
@@ -69,17 +69,17 @@ def overlay_png(
     page = new_page(left + len(heats) * step, height + 1.3, title)
     axis = page.axes(_MARGIN, 0.8, _PANEL, height)
     draw_radiograph(axis, image, aspect)
-    _outline(axis, image, masks)
-    _legend(axis, masks)
+    draw_regions(axis, image, masks)
+    region_legend(axis, masks)
     axis.set_title("network input", fontsize=8)
     for i, (name, heat) in enumerate(heats.items()):
         axis = page.axes(left + i * step, 0.8, _PANEL, height)
         draw_radiograph(axis, image, aspect)
-        _overlay(axis, image, heat, aspect)
-        _outline(axis, image, masks)
+        draw_map(axis, image, heat, aspect)
+        draw_regions(axis, image, masks)
         axis.set_title(name, fontsize=8, parse_math=False)
         if heat.max() > 0:
-            _color_bar(page.axes(left + i * step + _PANEL + 0.08, 0.8, 0.12, height), _full_scale(heat))
+            _color_bar(page.axes(left + i * step + _PANEL + 0.08, 0.8, 0.12, height), full_scale(heat))
     return png(page.figure)
 
 
@@ -104,11 +104,11 @@ def contact_sheet_png(tiles: Sequence[Tile], title: str, columns: int = 4) -> by
         row, column = divmod(i, columns)
         axis = page.axes(_MARGIN + column * (_TILE + _MARGIN), top + row * step + captions, _TILE, height)
         draw_radiograph(axis, tile.image)
-        _overlay(axis, tile.image, tile.heat)
-        _outline(axis, tile.image, tile.masks)
+        draw_map(axis, tile.image, tile.heat)
+        draw_regions(axis, tile.image, tile.masks)
         caption = "\n".join(_shortened(line) for line in tile.caption.split("\n"))
         axis.set_title(caption, fontsize=7, parse_math=False)
-    _legend(page.figure, {name: mask for tile in tiles for name, mask in tile.masks.items()})
+    region_legend(page.figure, {name: mask for tile in tiles for name, mask in tile.masks.items()})
     return png(page.figure)
 
 
@@ -117,16 +117,18 @@ def _shortened(line: str, most: int = 44) -> str:
     return line if len(line) <= most else f"…{line[1 - most :]}"
 
 
-def _overlay(axis: Axes, image: NDArray[np.floating], heat: NDArray[np.floating], aspect: float = 1.0) -> None:
+def draw_map(axis: Axes, image: NDArray[np.floating], heat: NDArray[np.floating], aspect: float = 1.0) -> None:
+    """The positive part of a map over its image, by its own largest value; errors where the two do not fit."""
     if heat.shape != image.shape:
         raise ValueError(f"map {heat.shape} on an image of {image.shape}; align it first")
-    share = np.clip(heat / _full_scale(heat), 0, 1)
-    axis.imshow(share, cmap=_HEAT, vmin=0, vmax=1, alpha=_OPACITY * share, aspect=aspect, interpolation="nearest")
+    share = np.clip(heat / full_scale(heat), 0, 1)
+    axis.imshow(share, cmap=HEAT, vmin=0, vmax=1, alpha=OPACITY * share, aspect=aspect, interpolation="nearest")
     if not share.any():
         axis.set_xlabel("nothing raised the score" if heat.any() else "the map is zero", fontsize=7)
 
 
-def _outline(axis: Axes, image: NDArray[np.floating], masks: Masks) -> None:
+def draw_regions(axis: Axes, image: NDArray[np.floating], masks: Masks) -> None:
+    """The outlines of region masks over an image; errors where the two do not fit."""
     for name, mask in masks.items():
         if mask.shape != image.shape:
             raise ValueError(f"mask {name!r} {mask.shape} on an image of {image.shape}")
@@ -136,7 +138,7 @@ def _outline(axis: Axes, image: NDArray[np.floating], masks: Masks) -> None:
             axis.contour(columns, rows, np.pad(mask, 1), levels=[0.5], colors=_OUTLINES[name], linewidths=0.9)
 
 
-def _legend(parent: Axes | Figure, masks: Masks) -> None:
+def region_legend(parent: Axes | Figure, masks: Masks) -> None:
     """The colours of the outlines, below axes or at the foot of a figure."""
     lines = [Line2D([], [], color=_OUTLINES[name], label=name) for name in _OUTLINES if name in masks]
     if not lines:
@@ -149,12 +151,12 @@ def _legend(parent: Axes | Figure, masks: Masks) -> None:
 def _color_bar(axis: Axes, full_scale: float) -> None:
     powers = ScalarFormatter()
     powers.set_powerlimits((-2, 3))
-    bar = Colorbar(axis, ScalarMappable(Normalize(0, full_scale), _HEAT), format=powers)
+    bar = Colorbar(axis, ScalarMappable(Normalize(0, full_scale), HEAT), format=powers)
     bar.set_label("Grad-CAM, raw", fontsize=7)
     axis.yaxis.get_offset_text().set_fontsize(7)
     axis.tick_params(labelsize=7)
 
 
-def _full_scale(heat: NDArray[np.floating]) -> float:
+def full_scale(heat: NDArray[np.floating]) -> float:
     """The largest value of either sign; 1 for a map of zeros, which stays at zero."""
     return float(np.abs(heat).max()) or 1.0
