@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from monai_cnnprimer.dicom.masks import Regions
 from monai_cnnprimer.explain.receptive_field import align_map, theoretical_receptive_field
 from monai_cnnprimer.handlers import GradCamHandler
+from monai_cnnprimer.handlers.maps import read_all_maps
 
 IDS = ["0123456789abcdef", "NORMAL/IM-0001.jpeg", "../../out"]
 NAMES = ["0123456789abcdef", "NORMAL_IM-0001.jpeg-21fa6c26", "_.._out-a94848ef"]
@@ -158,7 +159,7 @@ def test_the_same_run_writes_the_same_bytes_and_nothing_else(written):
     maps = {f"maps/{name}{part}" for name in NAMES for part in (".npz", ".nii.gz", "_layer3.nii.gz", "_layer4.nii.gz")}
     of_layers = {f"figures/gradcam_{what}_layer{i}.png" for what in ("quality", "randomisation") for i in (3, 4)}
     figures = {"figures/gradcam.png", *(f"figures/gradcam_{name}.png" for name in NAMES)}
-    tables = {"gradcam.csv", "gradcam.json", "gradcam_randomisation.csv"}
+    tables = {"gradcam.csv", "gradcam.json", "gradcam_maps.npz", "gradcam_randomisation.csv"}
     assert set(first) == maps | figures | of_layers | tables
 
 
@@ -269,3 +270,16 @@ def test_of_no_cases_there_are_tables_without_rows(tmp_path):
     assert pd.read_csv(tmp_path / "gradcam.csv").empty
     assert json.loads((tmp_path / "gradcam.json").read_text())["gradcam"]["seen"] == 3
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["gradcam.csv", "gradcam.json"]
+
+
+def test_the_maps_of_all_cases_are_kept_not_only_of_those_drawn(tmp_path):
+    network = small_resnet()
+    options = {"output_dir": tmp_path, "max_images": 1, "quality_images": 0}
+    handler = explain(network, [batch(IDS[:2]), batch(IDS[2:])], "layer4", **options)
+    stored = read_all_maps(tmp_path / "gradcam_maps.npz")
+    assert sorted(stored.maps) == sorted(IDS)
+    assert (stored.image_size, stored.field) == ((64, 96), theoretical_receptive_field(network, "layer4"))
+    case = handler.cases[0]
+    assert stored.explained[case.case_id] == case.explained
+    raw = case.maps["layer4"][0].numpy()
+    assert stored.maps[case.case_id] == pytest.approx(raw, abs=1e-3 * float(abs(raw).max()))

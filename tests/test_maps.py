@@ -14,7 +14,16 @@ import torch
 from monai_cnnprimer.dicom.reader import read_radiograph
 from monai_cnnprimer.explain.cases import ExplainedCase
 from monai_cnnprimer.explain.receptive_field import ReceptiveField
-from monai_cnnprimer.handlers.maps import file_name, mm_per_cell, nifti, npz
+from monai_cnnprimer.handlers.maps import (
+    AllMaps,
+    StoredMaps,
+    aligned,
+    file_name,
+    mm_per_cell,
+    nifti,
+    npz,
+    read_all_maps,
+)
 
 RADIOGRAPH = np.random.default_rng(1).normal(size=(30, 20)).astype(np.float32)
 
@@ -98,3 +107,64 @@ def test_file_names_stay_in_their_folder_and_apart(name):
     assert not file_name(name).startswith(".")
     assert len(file_name(name)) < 120
     assert file_name(name) != file_name(f"{name}!")
+
+
+def kept(maps: torch.Tensor, ids: list[str], explained: list[int | None] | None, layer: str = "layer4") -> AllMaps:
+    everything = AllMaps([layer])
+    everything.add(ids, {layer: maps}, (64, 96), explained)
+    return everything
+
+
+def test_the_maps_of_all_cases_come_back_by_case_small_and_in_the_same_bytes(tmp_path):
+    random = torch.Generator().manual_seed(0)
+    maps = torch.randn(300, 1, 5, 5, generator=random) * 1e-6  # below what float16 holds
+    ids = [f"{number:016x}" for number in range(300)]
+    fields = {"layer4": ReceptiveField(427, 32, 0)}
+    everything = kept(maps, ids, [number % 2 for number in range(300)])
+    everything.add(ids[:1], {"layer4": maps[1:2]}, (64, 96), [0])  # held already
+    content = everything.npz(fields)
+    shuffled = kept(maps.flip(0), ids[::-1], [(299 - number) % 2 for number in range(300)])
+    assert shuffled.npz(fields) == content
+    assert len(content) < 300 * 150
+    path = tmp_path / "gradcam_maps.npz"
+    path.write_bytes(content)
+    stored = read_all_maps(path)
+    assert (stored.layer, stored.image_size, stored.field) == ("layer4", (64, 96), fields["layer4"])
+    assert list(stored.maps) == sorted(ids)
+    for name, heat in zip(ids[:5], maps[:5, 0].numpy(), strict=True):
+        assert stored.maps[name] == pytest.approx(heat, abs=1e-3 * float(abs(heat).max()))
+    assert (stored.explained[ids[0]], stored.explained[ids[1]]) == (0, 1)
+    with pytest.raises(ValueError, match=r"no maps of layer 'layer1'; choose among layer4"):
+        read_all_maps(path, "layer1")
+
+
+def test_fine_maps_are_averaged_and_still_lie_in_their_place(tmp_path):
+    ramp = torch.arange(64.0).expand(1, 1, 64, 64)
+    field = ReceptiveField(size=11, jump=4, start=1)
+    (tmp_path / "x.npz").write_bytes(kept(ramp, ["x"], None).npz({"layer4": field}))
+    stored = read_all_maps(tmp_path / "x.npz")
+    assert stored.maps["x"].shape == (32, 32)
+    assert stored.explained["x"] is None
+    full, small = (aligned(heat, (256, 256), of) for heat, of in ((ramp[0], field), (tensor(stored), stored.field)))
+    assert small[10, 8:240] == pytest.approx(full[10, 8:240], abs=0.05)
+
+
+def tensor(stored: StoredMaps) -> torch.Tensor:
+    return torch.from_numpy(stored.maps["x"])[None]
+
+
+def test_cases_of_another_size_are_counted_and_a_map_of_zeros_stays_one(tmp_path):
+    everything = kept(torch.zeros(2, 1, 5, 5), ["a", "b"], None)
+    everything.add(["c"], {"layer4": torch.ones(1, 1, 7, 7)}, (64, 96), None)
+    assert (len(everything), everything.left_out) == (2, 1)
+    (tmp_path / "x.npz").write_bytes(everything.npz({"layer4": None}))
+    stored = read_all_maps(tmp_path / "x.npz")
+    assert not stored.maps["a"].any()
+    assert stored.field is None
+    assert aligned(torch.ones(1, 5, 5), (64, 96), None).shape == (64, 96)
+
+
+def test_a_file_without_maps_is_told(tmp_path):
+    (tmp_path / "x.npz").write_bytes(AllMaps(["layer4"]).npz({}))
+    with pytest.raises(ValueError, match=r"x\.npz holds no maps"):
+        read_all_maps(tmp_path / "x.npz")

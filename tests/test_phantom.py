@@ -414,7 +414,8 @@ def test_labels_and_truth_agree(export: Path) -> None:
         truth = table(export / "truth" / name / "truth.csv")
         findings = table(export / "truth" / name / "findings.csv")
         consolidated = {row["AccessionNumber"] for row in findings if row["kind"] == "consolidation"}
-        assert list(labels[0]) == ["AccessionNumber", "label"]
+        assert list(labels[0]) == ["AccessionNumber", "label", "finding_size_mm"]
+        assert all((float(row["finding_size_mm"] or 0) > 0) == (row["label"] == "1") for row in labels)
         assert {row["AccessionNumber"] for row in labels if row["label"] == "1"} == consolidated
         assert [row["label"] for row in labels] == [row["label"] for row in truth]
         assert abs(len(consolidated) - CASES / 2) <= 0.5

@@ -18,17 +18,19 @@ from monai_cnnprimer.explain.cases import ChosenCases, ExplainedCase, batch_case
 from monai_cnnprimer.explain.gradcam import GradCam, Target
 from monai_cnnprimer.handlers.gradcam_quality import Masks
 from monai_cnnprimer.handlers.gradcam_report import GradCamReport
+from monai_cnnprimer.handlers.maps import AllMaps
 from monai_cnnprimer.interruption import cleanup_on_exception
 
 _log = logging.getLogger(__name__)
 
 
 class GradCamHandler:
-    """Grad-CAM of an evaluator's own forward pass, kept for the cases worth a look, never for all of them.
+    """Grad-CAM of an evaluator's own forward pass, kept with its image for the cases worth a look, never for all.
 
     A quarter each are errors, the least confident, the most confident and a random sample, as `ChosenCases` says.
     Every run starts afresh. At its end `output_dir`, if given, holds figures, maps (raw, and as NIfTI over the image)
-    and tables of how good they are, as `GradCamReport` says; that runs copies of the network.
+    and tables of how good they are, as `GradCamReport` says; that runs copies of the network. The small raw maps of all
+    cases go there too, so that two runs can be compared.
 
     Args:
         network: the network that the evaluator runs, once for each batch.
@@ -74,6 +76,7 @@ class GradCamHandler:
             names = tuple(self._cam.layers)
             folder = Path(output_dir)
             self._report = GradCamReport(folder, network, names, self._cam.target, masks, quality_images, seed)
+        self._all = AllMaps(list(self._cam.layers))
         self._seen = self._iteration = 0
 
     @property
@@ -105,9 +108,12 @@ class GradCamHandler:
         self._seen += len(cases)
         for case in cases:
             self._chosen.offer(case)
+        if self._report is not None:
+            self._all.add([case.case_id for case in cases], self._cam.maps, cases[0].image.shape[-2:], explained)
 
     def _start(self, engine: Engine) -> None:
         self._chosen = self._choose()
+        self._all = AllMaps(list(self._cam.layers))
         self._seen = self._iteration = self._cam.forwards = 0
         self._stop()  # a run that was interrupted fires no event at its end
         if self._report is not None:
@@ -121,8 +127,10 @@ class GradCamHandler:
         self._stop()
         if self._chosen.too_large:
             _log.warning("Grad-CAM: %d cases take more than a quarter of max_bytes each", self._chosen.too_large)
+        if self._all.left_out:
+            _log.warning("Grad-CAM: %d cases have another size than the first; no maps kept", self._all.left_out)
         if self._report is not None:
-            self._report.write(self.cases, self._seen)
+            self._report.write(self.cases, self._seen, self._all)
 
 
 def _predicted_score(threshold: float, logits: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from monai_cnnprimer.explain.cases import ExplainedCase
 from monai_cnnprimer.explain.gradcam import Target
 from monai_cnnprimer.explain.quality import REGIONS, Summary
 from monai_cnnprimer.explain.randomisation import LIMIT
-from monai_cnnprimer.explain.receptive_field import ReceptiveField, align_map, theoretical_receptive_field
+from monai_cnnprimer.explain.receptive_field import ReceptiveField, theoretical_receptive_field
 from monai_cnnprimer.figures.overlay import Tile, contact_sheet_png, overlay_png
 from monai_cnnprimer.figures.quality import RandomisedCase, quality_png, randomisation_png
 from monai_cnnprimer.handlers.gradcam_quality import (
@@ -36,7 +36,7 @@ from monai_cnnprimer.handlers.gradcam_quality import (
     summarised,
     summed,
 )
-from monai_cnnprimer.handlers.maps import file_name, mm_per_cell, nifti, npz
+from monai_cnnprimer.handlers.maps import ALL_MAPS, AllMaps, aligned, file_name, mm_per_cell, nifti, npz
 from monai_cnnprimer.run_directory import write_atomically
 
 Heats = dict[str, NDArray[np.float32]]
@@ -52,8 +52,10 @@ class GradCamReport:
     regions left out with the reason. `gradcam_randomisation.csv` has the steps of the randomisation. `gradcam.json`
     sums up; its figures describe the chosen cases, which are no sample of all.
 
-    `maps/CASE.npz` holds the raw signed maps. `maps/CASE.nii.gz` is the network's input, `maps/CASE_LAYER.nii.gz` the
-    signed map aligned with it; both have the pixels of the network's input, not those of the original radiograph.
+    `gradcam_maps.npz` holds the raw signed maps of all cases of the run, compactly and without images, as `AllMaps`
+    says; `maps/CASE.npz` those of a chosen case in full. `maps/CASE.nii.gz` is the network's input,
+    `maps/CASE_LAYER.nii.gz` the signed map aligned with it; both have the pixels of the network's input, not those of
+    the original radiograph.
 
     Args:
         output_dir: the run directory.
@@ -76,23 +78,26 @@ class GradCamReport:
 
     def clear(self) -> None:
         """Takes away what an earlier run left."""
-        for pattern in ("maps/*.npz", "maps/*.nii.gz", "figures/gradcam*.png", "gradcam*.csv", "gradcam.json"):
+        patterns = ("maps/*.npz", "maps/*.nii.gz", "figures/gradcam*.png", "gradcam*.csv", "gradcam.json", ALL_MAPS)
+        for pattern in patterns:
             for stale in self.output_dir.glob(pattern):
                 stale.unlink()
 
-    def write(self, cases: Sequence[ExplainedCase], seen: int) -> None:
+    def write(self, cases: Sequence[ExplainedCase], seen: int, all_maps: AllMaps | None = None) -> None:
         """Writes everything; of no cases, tables without rows.
 
         Args:
             cases: the chosen ones.
             seen: of how many.
+            all_maps: the raw maps of those that were seen; not written where none is chosen, or None.
         """
         found = fitness(self.network, self.layers, cases[: self.quality_images], self.target, self.seed)
         fields = _fields(self.network, self.layers, cases)
         rows: list[Row] = []
         tiles: list[Tile] = []
         for number, case in enumerate(cases):
-            heats = {layer: _aligned(case.maps[layer], case, field) for layer, field in fields.items()}
+            size = case.image.shape[-2:]
+            heats = {layer: aligned(case.maps[layer], size, field) for layer, field in fields.items()}
             regions = self._regions(case)
             self._write_case(case, heats, fields, regions, found)
             tiles.append(Tile(_grey(case), heats[self.layers[-1]], _caption(case, "\n"), regions.masks))
@@ -102,6 +107,8 @@ class GradCamReport:
         if tiles:
             title = f"Grad-CAM at {self.layers[-1]}, each map on its own scale; {found[self.layers[-1]].mark}"
             self._write_figure("gradcam", contact_sheet_png(tiles, title))
+        if cases and all_maps is not None:  # the geometry of layers is that of a chosen case
+            write_atomically(self.output_dir / ALL_MAPS, all_maps.npz(fields))
         notes = self.masks.notes if isinstance(self.masks, RegionMasks) else []
         summary: dict[str, Any] = {"chosen": len(cases), "seen": seen, "notes": notes}
         for layer, said in found.items():
@@ -145,7 +152,7 @@ class GradCamReport:
         if check is None or not check.n:
             return
         case = found.cases[check.images[0]]
-        heats = [_aligned(torch.from_numpy(maps[:1]), case, field) for maps in check.maps]
+        heats = [aligned(torch.from_numpy(maps[:1]), case.image.shape[-2:], field) for maps in check.maps]
         shown = RandomisedCase(_grey(case), heats, check.signed[0, :, 0].tolist())
         title = f"Grad-CAM at {layer} while weights become random, {check.n} cases; shown: {case.case_id}"
         figure = randomisation_png(shown, check.rows(), title, check.fit, check.reason, LIMIT)
@@ -180,14 +187,6 @@ def _fields(network: Module, layers: Sequence[str], cases: Sequence[ExplainedCas
         except ValueError:
             fields[layer] = None
     return fields
-
-
-def _aligned(maps: torch.Tensor, case: ExplainedCase, field: ReceptiveField | None) -> NDArray[np.float32]:
-    """A map `(1, h, w)` at the size of the image, `(H, W)`; where the layer's geometry is not known, stretched."""
-    size = case.image.shape[-2:]
-    if field is None:
-        return torch.nn.functional.interpolate(maps[None], size, mode="bilinear")[0, 0].numpy()
-    return align_map(maps[None], size, field)[0, 0].numpy()
 
 
 def _grey(case: ExplainedCase) -> NDArray[np.float32]:

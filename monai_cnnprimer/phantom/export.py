@@ -56,10 +56,10 @@ def write_export(
 ) -> None:
     """Write the exports of several hospitals: the same arguments, the same bytes.
 
-    `output` then holds ``sites/NAME/`` (or ``sites/NAME.zip``), ``labels/NAME.csv`` (AccessionNumber, label) and
-    ``truth/NAME/`` (``truth.csv``, ``findings.csv``, masks as PNG, and ``masks.csv``, the table of them). The label is
-    1 where there is a consolidation, in about half of the cases. Beside the frontal images a site holds laterals, a
-    report, a CT slice, a duplicate, a truncated file and a text file.
+    `output` then holds ``sites/NAME/`` (or ``sites/NAME.zip``), ``labels/NAME.csv`` (AccessionNumber, label,
+    finding_size_mm) and ``truth/NAME/`` (``truth.csv``, ``findings.csv``, masks as PNG, and ``masks.csv``, the table of
+    them). The label is 1 where there is a consolidation, in about half of the cases; its size stands beside it. Beside
+    the frontal images a site holds laterals, a report, a CT slice, a duplicate, a truncated file and a text file.
 
     Args:
         output: a folder that is missing or empty.
@@ -175,8 +175,11 @@ def _write_site(output: Path, site: Site, index: int, taken: Sequence[_Taken]) -
     }
     (output / "sites").mkdir(parents=True, exist_ok=True)
     LAYOUTS[site.layout](output / "sites", first, images + others, loose)
-    labels = [(one.case.accession, one.case.label) for one in taken]
-    _write_csv(output / "labels" / f"{site.name}.csv", ("AccessionNumber", "label"), labels)
+    sizes = ({finding.kind: f"{finding.mm:g}" for finding in one.case.findings} for one in taken)
+    labels = [
+        (one.case.accession, one.case.label, mm.get("consolidation", "")) for one, mm in zip(taken, sizes, strict=True)
+    ]
+    _write_csv(output / "labels" / f"{site.name}.csv", ("AccessionNumber", "label", "finding_size_mm"), labels)
     truth = output / "truth" / site.name
     _write_csv(truth / "truth.csv", TRUTH, [one.truth for one in taken])
     _write_csv(truth / "findings.csv", FINDINGS, [row for one in taken for row in one.findings])
