@@ -297,7 +297,8 @@ class TestNecks:
         assert all(result.std() < 1e-5 for result in results)
 
     def test_the_decoder_is_that_of_monais_unet(self):
-        network, reference = built("unet"), FlexibleUNet(3, 2, "resnet50").eval()
+        network = built("unet")
+        reference = FlexibleUNet(3, 2, "resnet50", decoder_channels=(128, 128, 64, 32, 16)).eval()
         encoder = {key: network.state_dict()[key] for key in reference.encoder.state_dict()}
         reference.encoder.load_state_dict(encoder)
         reference.decoder.load_state_dict(network.neck.state_dict())

@@ -21,7 +21,22 @@ def test_help_names_the_commands_and_imports_nothing_heavy():
     script = "import sys\nfrom monai_cnnprimer.__main__ import main\nsys.argv = ['cnnprimer', '--help']\n"
     script += f"try:\n    main()\nfinally:\n    print(*sorted({heavy} & set(sys.modules)), 'end')"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert all(name in result.stdout for name in ("demo", "index", "phantom", "sync", "not for clinical use"))
+    names = [
+        "compare",
+        "demo",
+        "findings",
+        "index",
+        "lock",
+        "merge",
+        "pack",
+        "phantom",
+        "primer",
+        "report",
+        "sync",
+        "validate",
+    ]
+    assert all(f" {name} " in result.stdout for name in names)
+    assert "not for clinical use" in result.stdout
     assert result.stdout.splitlines()[-1].strip() == "end"
 
 

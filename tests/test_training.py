@@ -24,6 +24,7 @@ from monai_cnnprimer.training import (
     AutocastInferer,
     TrainingRecord,
     balanced_weights,
+    finish_training,
     latest_checkpoint,
     patient_split,
     size_only,
@@ -198,9 +199,9 @@ def test_a_half_written_checkpoint_is_passed_over(tmp_path):
     assert latest_checkpoint(tmp_path).name == "checkpoint_epoch=2.pt"
 
 
-def _train(folder, output, **more):
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", BUNDLE / "configs" / "train.yaml"]
-    options = {"bundle_root": BUNDLE, "dataset_dir": folder, "output_dir": output, "image_size": 32}
+def _train(folder, output, bundle=BUNDLE, **more):
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", bundle / "configs" / "train.yaml"]
+    options = {"bundle_root": bundle, "dataset_dir": folder, "output_dir": output, "image_size": 32}
     options |= {"max_epochs": 2, "batch_size": 4, **more}
     words = [word for name, value in options.items() for word in (f"--{name}", value)]
     return subprocess.Popen([*map(str, [*command, *words])], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -226,6 +227,30 @@ def test_the_train_config_leaves_weights_threshold_and_figures(trained):
     assert json.loads((trained / "run.json").read_text())["status"] == "complete"
     assert not trained.with_name("run.checkpoints").exists()
     resnet50_classifier(pretrained=trained / "model.pt")
+
+
+def test_the_feature_pyramid_trains_from_the_encoder_of_the_resnet(image_folder, tmp_path):
+    start, output = BUNDLE / "models" / "model.pt", tmp_path / "run"
+    options = {"max_epochs": 1, "learning_rate": 1e-9, "initial_weights": start}
+    process = _train(image_folder, output, BUNDLE.with_name("chest_xray_fpn"), **options)
+    errors = process.communicate()[1]
+    assert process.returncode == 0, errors.decode()[-3000:]
+    assert json.loads((output / "results.json").read_text())["settings"]["initial_weights"] == sha256_of_file(start)
+    before, after = (torch.load(path, weights_only=True) for path in (start, output / "model.pt"))
+    kernels = "layer4.2.conv2.weight"
+    torch.testing.assert_close(after[kernels], before[kernels], atol=1e-4, rtol=1e-3)
+    assert after.keys() > {key for key in before if not key.startswith("fc.")}
+
+
+def test_what_half_precision_cannot_hold_is_shipped_as_it_is(image_folder, tmp_path):
+    network, split = resnet50_classifier(), patient_split(image_folder, WORDS, folds=4)
+    network.bn1.running_var[3] = 1e5
+    shown = torch.rand(1, 32, 32)
+    about = {"bundle_root": BUNDLE, "settings": {"image_size": 32}}
+    finish_training(network, split, lambda case: {"image": shown}, tmp_path, torch.device("cpu"), **about)
+    shipped = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert shipped["bn1.running_var"][3] == 1e5
+    assert shipped["bn1.weight"].dtype == torch.float16
 
 
 def test_training_killed_and_taken_up_again_ends_with_the_same_weights(trained, image_folder, tmp_path):

@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import DataLoader, Dataset
+from torch import Tensor
 
 from monai_cnnprimer.networks import load_weights, sha256_of_file
+from monai_cnnprimer.run_directory import digest_of
 from monai_cnnprimer.training.split import SIZE, Case, size_only
+from monai_cnnprimer.validate.locked_model import preprocessing_sha256
 from monai_cnnprimer.validate.statistics import auroc, bagged_threshold, proportion
 
 
@@ -24,7 +27,8 @@ def finish_training(
     transform: Callable[[Case], Case],
     output_dir: str | Path,
     device: torch.device,
-    settings: Mapping[str, Any] | None = None,
+    bundle_root: str | Path,
+    settings: Mapping[str, Any],
     checkpoint: str | Path | None = None,
 ) -> dict[str, Any]:
     """Writes what a bundle ships: weights in half precision, the threshold, and the figures of the model card.
@@ -38,7 +42,8 @@ def finish_training(
         transform: the preprocessing of the bundle, without augmentation.
         output_dir: gets `model.pt`, `operating_point.json`, `results.json`.
         device: where to compute.
-        settings: of the training, for the record.
+        bundle_root: the bundle that trains; its `configs/inference.yaml` has the preprocessing of the threshold.
+        settings: of the training, for the record; `image_size` among them.
         checkpoint: of the epoch whose weights to take; None takes the network as it is.
 
     Returns:
@@ -47,8 +52,7 @@ def finish_training(
     folder = Path(output_dir)
     if checkpoint is not None:
         network.load_state_dict(torch.load(checkpoint, map_location=device, weights_only=True)["network"])
-    state = {k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()}
-    torch.save(state, folder / "model.pt")
+    torch.save({name: _halved(value) for name, value in network.state_dict().items()}, folder / "model.pt")
     load_weights(network, folder / "model.pt").to(device).eval()
     probabilities = {name: predict(network, split[name], transform, device) for name in ("validation", "test")}
     labels = {name: np.array([case["label"] for case in split[name]]) for name in probabilities}
@@ -57,10 +61,13 @@ def finish_training(
     sha256 = sha256_of_file(folder / "model.pt")
     point = {"id": f"youden-{sha256[:8]}", "threshold": threshold, "weights_sha256": sha256}
     point |= {
+        "transforms_sha256": preprocessing_sha256(Path(bundle_root), {"image_size": settings["image_size"]}),
         "criterion": "Youden's index, averaged over bootstrap samples of the validation patients",
         "n": len(split["validation"]),
+        "patients": len(set(patients)),
     }
-    results: dict[str, Any] = {"threshold": threshold, "weights_sha256": sha256, "settings": dict(settings or {})}
+    point |= {"sha256": digest_of(point)}
+    results: dict[str, Any] = {"threshold": threshold, "weights_sha256": sha256, "settings": dict(settings)}
     results |= {name: _figures(labels[name], probabilities[name], threshold) for name in probabilities}
     results["counts"] = {name: _counts(cases) for name, cases in split.items()}
     if _has_sizes(split["train"]):
@@ -77,6 +84,14 @@ def predict(
     """Probability of the finding `(n,)` for each case, in float32."""
     loader = DataLoader(Dataset(cases, transform), batch_size=32)
     return np.concatenate([network(batch["image"].to(device)).softmax(1)[:, 1].cpu().numpy() for batch in loader])
+
+
+def _halved(value: Tensor) -> Tensor:
+    """A tensor in half precision; as it is where that cannot hold it, such as a variance above 65,504."""
+    if not value.is_floating_point():
+        return value
+    half = value.half()
+    return half if half.isfinite().all() else value
 
 
 def _has_sizes(cases: Sequence[Case]) -> bool:

@@ -66,7 +66,8 @@ def patient_split(
     validates = rest.index.isin(_fold(rest, folds, seed))
     parts = {"train": rest[~validates], "validation": rest[validates], "test": test}
     columns = ["image", "label", "patient_id", *(column for column in SIZE if column in table)]
-    return {name: part[columns].to_dict("records") for name, part in parts.items()}
+    rows = {name: part[columns].to_dict("records") for name, part in parts.items()}
+    return {name: [{str(key): value for key, value in row.items()} for row in part] for name, part in rows.items()}
 
 
 def _fold(table: pd.DataFrame, folds: int, seed: int) -> np.ndarray:
