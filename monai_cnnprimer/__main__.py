@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+import warnings
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from monai_cnnprimer.commands import demo, exports, primer, sync
+from monai_cnnprimer.commands import compare, demo, exports, findings, lock, merge, pack, primer, report, sync, validate
 
 app = typer.Typer(
     help="Chest radiographs from a PACS export to predictions, Grad-CAM and MLflow, with MONAI. "
@@ -18,12 +20,15 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-for command in (exports, demo, sync, primer):
+for command in (demo, exports, validate, lock, report, compare, findings, merge, pack, sync, primer):
     app.add_typer(command.app)
 
 
 def main() -> None:
     """Runs the command; an error that a person can mend is one line and exit code 2, not a traceback."""
+    # MONAI tells, when it is imported, that a decoder for NVIDIA GPUs is missing; nothing here uses it.
+    logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
     try:
         app()
     except (ValueError, OSError) as error:
