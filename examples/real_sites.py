@@ -78,7 +78,7 @@ def main(data: Path, output: Path) -> None:
     for path in sorted((output / "phantoms" / "sites").iterdir()):
         labels = f"phantoms/labels/{path.stem}.csv"
         sites[f"phantom-{path.stem}"] = {"export": str(path.relative_to(output)), "labels": labels}
-    plan = {"bundle": "chest_xray_resnet50", "output": "validation", "sites": sites}
+    plan = {"bundle": "chest_xray_resnet50", "output": "validation", "internal": "internal", "sites": sites}
     (output / "sites.yaml").write_text(yaml.safe_dump(plan, sort_keys=False))
 
 

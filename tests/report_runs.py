@@ -61,7 +61,7 @@ def write_run(
     if status == "complete":
         _csv(predictions[[name for name in PREDICTION_COLUMNS if name in predictions]], folder / "predictions.csv")
         _csv(pd.DataFrame({"case_id": ["x"], "reason": ["pixels end early"], "attribute": [""]}), folder / "errors.csv")
-        figures = summary(with_manifest(predictions, manifest), resamples=50)
+        figures = summary(with_manifest(predictions, manifest), resamples=50, trained_ages=["18-39"])
         (folder / "metrics.json").write_text(json.dumps(figures))
         (folder / "operating_point.json").write_text(json.dumps(POINT))
         if maps:

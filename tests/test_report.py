@@ -8,6 +8,7 @@ import re
 import shutil
 from html.parser import HTMLParser
 
+import pandas as pd
 import pytest
 from report_runs import write_run
 from sklearn.metrics import roc_auc_score
@@ -235,6 +236,14 @@ def test_patients_of_two_sites_are_compared_only_under_one_key(tmp_path):
     text = Seen((tmp_path / "r.html").read_text(encoding="utf-8")).text
     assert "one and two – (pseudonyms of different or unknown keys) 0" in text
     assert "one and three 0 0" in text
+
+
+def test_ages_that_training_never_saw_are_counted(tmp_path):
+    folder = write_run(tmp_path / "home", n=30)
+    bands = pd.read_csv(folder / "manifest.csv", dtype="str")["age_band"].dropna()
+    page = Seen(write_report([folder], tmp_path / "report.html").path.read_text())
+    assert "age outside training" in page.text
+    assert f"{(bands != '18-39').sum()} of {len(bands)}" in page.text
 
 
 def test_texts_are_escaped_everywhere(tmp_path):

@@ -345,6 +345,7 @@ def test_the_command_and_its_exit_codes(sites, tmp_path, monkeypatch):
         (words[2:], "give a folder for the results"),
         (["sites.yaml", *words], "give either a YAML"),
         (["sites.yaml", "--labels", "north=x.csv"], "labels of sites in a YAML stand there"),
+        ([*words, "--internal", "west"], "--internal west is none of the sites"),
     ):
         done = CliRunner().invoke(app, wrong)
         assert message in str(done.exception)
@@ -352,10 +353,11 @@ def test_the_command_and_its_exit_codes(sites, tmp_path, monkeypatch):
 
 def test_a_yaml_states_sites_and_folder(sites, tmp_path, monkeypatch):
     monkeypatch.setattr("monai_cnnprimer.validate.locked_model.locked_model", lambda *asked: MODEL)
-    (tmp_path / "sites.yaml").write_text("output: out\nsites: {north: {export: exports/north}}\n")
+    (tmp_path / "sites.yaml").write_text("output: out\ninternal: north\nsites: {north: {export: exports/north}}\n")
     done = CliRunner().invoke(app, [str(tmp_path / "sites.yaml")])
     assert done.exit_code == 0, done.exception
     assert read_run(tmp_path / "out" / "north").complete
+    assert "No site is named as internal" not in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_a_run_marked_by_hand_as_killed_is_run_again(sites, tmp_path):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -30,6 +31,9 @@ def validate(
             help="youden, specificity=S or sensitivity=S: each site chooses its own threshold, and is branded."
         ),
     ] = None,
+    internal: Annotated[
+        str | None, typer.Option(help="The site that the model comes from; the report compares the others with it.")
+    ] = None,
     jobs: Annotated[int | None, typer.Option(help="Sites at once; else one for two processors.", min=1)] = None,
     experiment: Annotated[str | None, typer.Option(help="Name of the MLflow experiment.")] = None,
 ) -> None:
@@ -55,6 +59,13 @@ def validate(
     folder = output or stated.output
     if folder is None:
         raise ValueError("give a folder for the results: --output DIR")
+    home = internal or stated.internal
+    if home not in (None, *(one.name for one in stated.sites)):
+        raise ValueError(f"--internal {home} is none of the sites")
+
+    def report(runs: Sequence[Path], file: Path) -> object:
+        return write_report(runs, file, home if home in {run.name for run in runs} else None)
+
     name = bundle or stated.bundle or "chest_xray_resnet50"
     model = locked_model(name, operating_point or stated.operating_point, retune, stated.settings)
     validated = validate_sites(
@@ -63,7 +74,7 @@ def validate(
         folder,
         jobs=jobs,
         experiment=experiment or stated.experiment,
-        report=write_report,
+        report=report,
         console=console,
     )
     for note in validated.notes:

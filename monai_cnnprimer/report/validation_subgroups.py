@@ -117,16 +117,19 @@ def image_section(sites: Sequence[Site], pooled: Sequence[Block]) -> Section:
         alone = site.figure("baselines.metadata")
         columns = ", ".join(alone.get("columns") or []) or DASH
         cell = value_cell(alone) if alone.get("value") is not None else _no_baseline(alone)
-        rows.append([site.name, value_cell(site.figure("auroc")), cell, columns])
+        ages = site.figure("baselines.ages_outside")
+        age = share_cell(ages) if ages.get("n") else Cell(f"{DASH} (ages not known)", mark="soft")
+        rows.append([site.name, value_cell(site.figure("auroc")), cell, columns, age])
     caption = (
-        "AUROC of the model, and of a model that sees only how the image was made (size, spacing, vendor, view, "
-        "exposure), never its pixels; scores out of fold, patients never in two folds. 95 % intervals in brackets."
+        "AUROC of the model, and of a model that sees only how the image was made (size, spacing, vendor, view), never "
+        "its pixels; scores out of fold, patients never in two folds. Beside them the share of cases of an age that "
+        "training never saw, where age is known. 95 % intervals in brackets."
     )
     words = Words(
         "Where the second AUROC comes near the first, the labels can be guessed without any radiology, and the model "
         "may have learnt that instead."
     )
-    heads = ["site", "the model", "without the image", "what it sees"]
+    heads = ["site", "the model", "without the image", "what it sees", "age outside training"]
     blocks: list[Block] = [words, Table(caption, heads, rows), *pooled]
     return Section("image", "Is it the image at all?", blocks)
 

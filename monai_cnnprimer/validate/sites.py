@@ -67,6 +67,7 @@ class Plan:
         bundle: name or folder.
         output: folder for the results.
         operating_point: file, or None for the bundle's own.
+        internal: name of the site that the model comes from, with which the report compares the others.
         experiment: of MLflow.
         settings: options of the bundle's configuration, the same for every site.
     """
@@ -75,6 +76,7 @@ class Plan:
     bundle: str | None = None
     output: Path | None = None
     operating_point: Path | None = None
+    internal: str | None = None
     experiment: str | None = None
     settings: Mapping[str, Any] | None = None
 
