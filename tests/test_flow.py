@@ -76,6 +76,8 @@ def test_demo_writes_reads_predicts_and_logs_three_sites(tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
     assert result.returncode == 0, result.stderr[-3000:]
     assert "Research use only, not for clinical use" in result.stdout
+    assert {"accepted", "refused", "AUROC", "seconds"} <= set(result.stdout.split())
+    assert (tmp_path / "demo" / "runs" / "report.html").stat().st_size > 10_000
     runs = sorted((tmp_path / "demo" / "runs").glob("*/run.json"))
     assert [json.loads(path.read_text())["status"] for path in runs] == ["complete"] * 3
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'demo' / 'mlflow.db'}")

@@ -50,11 +50,12 @@ def printed_sites(table: pd.DataFrame) -> Table:
     for row in table.to_dict("records"):
         status = f"{row['status']}, retuned" if row["retuned"] else row["status"]
         counts = ("-" if pd.isna(row[name]) else str(row[name]) for name in ("predicted", "labelled"))
-        printed.add_row(row["site"], status, *counts, *(_figure(row, name) for name in FIGURES))
+        printed.add_row(row["site"], status, *counts, *(with_interval(row, name) for name in FIGURES))
     return printed
 
 
-def _figure(row: Mapping[Any, Any], name: str) -> str:
+def with_interval(row: Mapping[Any, Any], name: str) -> str:
+    """A figure of a row as `.98 (.97-.99)`; a dash where there is none."""
     figures = [row[name], row[f"{name}_low"], row[f"{name}_high"]]
     value, low, high = ("-" if pd.isna(figure) else f"{figure:.2f}".removeprefix("0") for figure in figures)
     return value if low == "-" else f"{value} ({low}-{high})"
