@@ -39,7 +39,7 @@ TRIPOD_AI = (
     Item("9", "predictors", "the image alone; no clinical data enter the model", "model"),
     Item("10", "how the number of cases was arrived at"),
     Item("11", "missing data", "unlabelled and unreadable cases are counted, none is filled in", "flow"),
-    Item("12a", "how the data were used", "all labelled cases test; none trains", "flow"),
+    Item("12a", "how the data were used", "all labelled cases test; whether the weights saw them: open", "flow"),
     Item("12b–c", "building of the model and its settings"),
     Item("12d", "differences between clusters", "each site by itself, one beside the other", "discrimination"),
     Item("12e", "measures of performance", "discrimination, calibration, net benefit with intervals", "calibration"),
@@ -80,7 +80,7 @@ CLAIM = (
     Item("12", "missing data", "counted, none is filled in", "flow"),
     Item("13", "image acquisition"),
     Item("14–18", "reference standard: definition, reason, annotators, annotation, variability"),
-    Item("19–20", "partitions and their level", "all cases test; none trains", "flow"),
+    Item("19–20", "partitions and their level", "all cases test; whether the weights saw them: open", "flow"),
     Item("21", "intended sample size"),
     Item("22", "the model in detail", "bundle {bundle}", "model"),
     Item("23", "software and versions", "listed for each site", "provenance"),
@@ -108,7 +108,8 @@ def checklist_section(sites: Sequence[Site], internal: Site | None, anchors: Seq
     facts = _facts(sites, internal)
     words = Words(
         "What the runs can fill is filled and links to its section. The rest is open, for the authors to write. A "
-        "filled item says that the information is here, not that it is good. Items are in our own words."
+        "filled item says that the information is here, not that it is good. Items are in our own words, and their "
+        "numbers were not held against the publications: check them before you submit."
     )
     tables = [
         Table(title, ["item", "asks for", "given here"], [_row(item, facts, anchors) for item in items])
