@@ -26,7 +26,7 @@ REQUIRED = {
 
 
 def test_there_are_bundles():
-    assert [bundle.name for bundle in BUNDLES] == ["chest_xray_fpn", "chest_xray_resnet50"]
+    assert [bundle.name for bundle in BUNDLES] == ["chest_xray_fpn", "chest_xray_resnet50", "chest_xray_unet"]
 
 
 def test_generated_files_are_fresh():
