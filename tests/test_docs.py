@@ -54,3 +54,12 @@ def test_an_unknown_name_is_an_attribute_error():
 def test_every_page_shown_to_people_says_research_only():
     for page in (ROOT / "README.md", ROOT / "docs" / "index.md", *ROOT.glob("bundles/*/docs/README.md")):
         assert "Research use only, not for clinical use" in page.read_text()
+
+
+def test_the_tables_of_the_small_finding_benchmark_are_its_own():
+    """README and the page that explains show the tables that the command wrote, letter for letter."""
+    written = (ROOT / "docs" / "findings-reduced.md").read_text().split("### ")[1]
+    tables = re.findall(r"(?:^\| (?:AUROC|CPM) .*\n)(?:\|.*\n)+", written, re.MULTILINE)
+    assert len(tables) == 2
+    for page in ("README.md", "docs/findings.md"):
+        assert all(table in (ROOT / page).read_text() for table in tables)

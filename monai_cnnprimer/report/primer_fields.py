@@ -50,7 +50,9 @@ def field_section(study: Study) -> Section:
         ),
         Result("resolution", _cell_in_words(trained["layer4"]), "not measured here"),
         Result(
-            "architecture", "Not measured here; one network without the alternatives cannot tell.", "not measured here"
+            "architecture",
+            "Not measured here: one network cannot tell. `cnnprimer findings` sets it beside the alternatives.",
+            "not measured here",
         ),
     ]
     drawn = [_drawn(layer, {weights: layers[layer] for weights, layers in fields.items()}) for layer in LAYERS]

@@ -96,11 +96,11 @@ CLAIMS: dict[str, Claim] = {
     ),
     "resolution": Claim(
         "Findings below the resolution of the layer that the head reads are lost.",
-        "decided by paired readings with findings of chosen size, by network; a later experiment of this package",
+        "decided by paired readings with findings of chosen size, by network: `cnnprimer findings`, not this page",
     ),
     "architecture": Claim(
         "What is lost is cured by architecture, not by tuning.",
-        "decided by the same readings with FPN and U-Net heads; a later experiment of this package",
+        "decided by the same readings with other heads on the same encoder: `cnnprimer findings`, not this page",
     ),
     "gradcam": Claim(
         "A Grad-CAM map depends on what the network has learnt.",

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from monai.bundle import ConfigParser
+import yaml
 
 from monai_cnnprimer.training.arms import READS
 from monai_cnnprimer.training.arms_loss import SUPERVISIONS
@@ -112,7 +112,7 @@ def read_plan(config: str | Path, name: str) -> Plan:
     path = Path(config)
     if not path.is_file():
         raise FileNotFoundError(f"no configuration at {path.name}; configs/small_findings.yaml comes with the source")
-    everything = ConfigParser.load_config_file(path)
+    everything = yaml.safe_load(path.read_text(encoding="utf-8"))  # knows `<<: *other`, which MONAI's reader does not
     if name not in everything:
         raise ValueError(f"{path.name} has no protocol {name!r}; it has {', '.join(everything)}")
     entries = dict(everything[name])

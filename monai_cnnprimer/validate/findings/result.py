@@ -49,7 +49,7 @@ def write_result(
     costs: Mapping[int, pd.DataFrame],
     margin: float,
 ) -> str:
-    """Writes `result.json`, `result.csv`, `pairs.csv`, `result.md` and `figures/` into a folder.
+    """Writes `result.json`, `result.csv`, `pairs.csv`, `result.md`, `summary.md` and `figures/` into a folder.
 
     Args:
         folder: made if missing.
@@ -78,6 +78,7 @@ def write_result(
     write_atomically(path / "result.csv", _csv(bins_table(results)))
     write_atomically(path / "pairs.csv", _csv(pairs_table(results)))
     write_atomically(path / "result.md", markdown(about, results, costs))
+    write_atomically(path / "summary.md", summary(about, results[0]))
     for name, picture in _figures(results, costs, margin).items():
         write_atomically(path / "figures" / name, picture)
     return sentence
@@ -154,28 +155,18 @@ def markdown(about: Mapping[str, Any], results: Sequence[Compared], costs: Mappi
     return "\n".join(lines)
 
 
+def summary(about: Mapping[str, Any], one: Compared) -> str:
+    """One comparison as tables of AUROC and CPM, for a page that has no room for all."""
+    lines = [f"Made by `{about['command']}`: {_counted(one)} Mean over seeds with its 95 % interval.", ""]
+    return "\n".join([*lines, *_by_size(one, "auroc"), *_by_size(one, "cpm")])
+
+
 def _section(one: Compared, cost: pd.DataFrame | None) -> list[str]:
     analysis = one.analysis
-    cases = analysis["cases"]
-    seeds = ", ".join(str(seed) for seed in cases["seeds"])
-    counts = ", ".join(f"{record['bin']}: {record['n']}" for record in analysis["bins"])
-    lines = [
-        f"### Trained on {one.setting}, tested on {one.cases}",
-        "",
-        f"{cases['n']} images of {cases['patients']} patients, {cases['findings']} findings ({counts}); "
-        f"input {one.pixels} px; seeds {seeds}. Size x model over all arms that learnt: "
-        f"{_p(analysis['size_by_model']['p'])}.",
-        "",
-    ]
-    passed = {record["arm"]: record["passed"] for record in analysis["gate"]}
-    bins = [record["bin"] for record in analysis["bins"]]
-    held = {(record["arm"], record["bin"]): record for record in analysis["by_bin"]}
+    told = f"{_counted(one)} Size x model over all arms that learnt: {_p(analysis['size_by_model']['p'])}."
+    lines = [f"### Trained on {one.setting}, tested on {one.cases}", "", told, ""]
     for metric in METRICS:
-        lines += [f"| {NAMES[metric]} | {' | '.join(bins)} |", "|---" * (len(bins) + 1) + "|"]
-        for arm, learnt in passed.items():
-            cells = " | ".join(_cell(held[arm, name]["n"], held[arm, name][metric]) for name in bins)
-            lines.append(f"| {arm if learnt else f'({arm})'} | {cells} |")
-        lines.append("")
+        lines += _by_size(one, metric)
     lines += ["| pair | AUROC, small bins | slope by doubling of size | verdict |", "|---|---|---|---|"]
     slopes = {(record["arm"], record["reference"]): record for record in analysis["interactions"]}
     for record in analysis["verdicts"]:
@@ -192,6 +183,28 @@ def _section(one: Compared, cost: pd.DataFrame | None) -> list[str]:
             f"| {name} | {parameters / 1e6:.2f} | {adds / 1e6:.0f} |"
             for name, parameters, adds in cost[["network", "parameters", "multiply_adds"]].itertuples(index=False)
         ]
+    return [*lines, ""]
+
+
+def _counted(one: Compared) -> str:
+    cases = one.analysis["cases"]
+    counts = ", ".join(f"{record['bin']}: {record['n']}" for record in one.analysis["bins"])
+    seeds = ", ".join(str(seed) for seed in cases["seeds"])
+    return (
+        f"{cases['n']} images of {cases['patients']} patients, {cases['findings']} findings ({counts}); "
+        f"input {one.pixels} px; seeds {seeds}."
+    )
+
+
+def _by_size(one: Compared, metric: str) -> list[str]:
+    """A table of one metric, a row an arm; arms that did not learn in brackets."""
+    bins = [record["bin"] for record in one.analysis["bins"]]
+    held = {(record["arm"], record["bin"]): record for record in one.analysis["by_bin"]}
+    lines = [f"| {NAMES[metric]} | {' | '.join(bins)} |", "|---" * (len(bins) + 1) + "|"]
+    for record in one.analysis["gate"]:
+        arm = record["arm"]
+        cells = " | ".join(_cell(held[arm, name]["n"], held[arm, name][metric]) for name in bins)
+        lines.append(f"| {arm if record['passed'] else f'({arm})'} | {cells} |")
     return [*lines, ""]
 
 
