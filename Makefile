@@ -2,13 +2,20 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint docs render clean
+.PHONY: demo test test-pacs fuzz lint docs render clean
 
 demo: .venv/installed
 	$(BIN)/cnnprimer demo --output demo
 
 test: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not pacs"
+
+# With a real PACS: Debian's orthanc, orthanc-dicomweb, dcmtk and dicom3tools; skipped where they are missing.
+test-pacs: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m pacs tests/test_pacs.py
+
+fuzz: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py --mutants 20000 --seed 0
 
 lint: .venv/installed
 	$(BIN)/ruff check .

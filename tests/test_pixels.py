@@ -31,8 +31,8 @@ from pydicom.uid import (
 )
 from written_dicom import radiograph, shown, written
 
+from monai_cnnprimer.dicom.decoders import Codestream, codestream
 from monai_cnnprimer.dicom.header import DicomRefused, read_header
-from monai_cnnprimer.dicom.pixels import Codestream, codestream
 
 EXACT = 1e-6
 

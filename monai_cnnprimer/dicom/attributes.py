@@ -40,6 +40,7 @@ PARSE_ERRORS = (
 )
 
 _lock = threading.RLock()
+_loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict if name.split(".")[0] == "pydicom"]
 
 
 def _renew_lock() -> None:
@@ -77,15 +78,16 @@ def quiet() -> Iterator[None]:
 
     One thread at a time, since warning filters and levels of loggers belong to the whole process.
     """
-    logger = logging.getLogger("pydicom")
     with _lock, warnings.catch_warnings():
-        level = logger.level
         warnings.simplefilter("ignore")
-        logger.setLevel(logging.CRITICAL)
+        before = [logger.disabled for logger in _loggers]
+        for logger in _loggers:  # not by level: each change of one empties the caches of all loggers there are
+            logger.disabled = True
         try:
             yield
         finally:
-            logger.setLevel(level)
+            for logger, disabled in zip(_loggers, before, strict=True):
+                logger.disabled = disabled
 
 
 def _value(dataset: Dataset, keyword: str) -> Any:
@@ -107,6 +109,8 @@ def texts(dataset: Dataset, keyword: str) -> list[str]:
     value = _value(dataset, keyword)
     if value is None or value == "":
         return []
+    if isinstance(value, str):  # the commonest; asking for MultiValue, an abstract class, costs ten times as much
+        return [str(value).strip().upper()]
     return [str(item).strip().upper() for item in (value if isinstance(value, (MultiValue, list)) else [value])]
 
 
@@ -127,6 +131,8 @@ def numbers(dataset: Dataset, keyword: str) -> list[float]:
     value = _value(dataset, keyword)
     if value is None or value == "":
         return []
+    if isinstance(value, (int, float)):
+        return [_number(value)]
     return [_number(item) for item in (value if isinstance(value, (MultiValue, list)) else [value])]
 
 

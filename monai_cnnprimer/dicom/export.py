@@ -2,13 +2,12 @@
 """What an export holds: every file ends in the manifest of accepted images, or among the refused with a reason.
 
 Headers only, nothing decoded. The same export gives the same bytes, with any number of workers, once or twice,
-killed or not.
+killed or not; files that have not changed since an index into the same folder are not read again.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -21,18 +20,21 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from monai_cnnprimer.dicom.files import Source, image_table, list_sources
+from monai_cnnprimer.dicom.kept import NAMES, KeptRows
 from monai_cnnprimer.dicom.key import pseudonym_key
 from monai_cnnprimer.dicom.labels import Labels, labels_of, read_labels
-from monai_cnnprimer.dicom.rows import Row, age_band, describe_all, keyed_hash, sex
+from monai_cnnprimer.dicom.limits import Limits, limited, limits_of
+from monai_cnnprimer.dicom.rows import Row, age_band, describe, describe_all, keyed_hash, sex
 
 COLUMNS = (
     "case_id", "patient_key", "path_sha256", "sha256", "site", "label", "file",
     "view", "laterality", "sex", "age_band", "manufacturer", "rows", "columns", "pixel_spacing_mm", "spacing_source",
+    "kvp", "exposure_mas", "exposure_index",
     "polarity", "lut", "orientation", "transfer_syntax", "burned_in", "quirks",
 )  # fmt: skip
 NUMBERS = {"label": "Int64", "rows": "Int64", "columns": "Int64", "pixel_spacing_mm": "float64"}
+NUMBERS |= dict.fromkeys(("kvp", "exposure_mas", "exposure_index"), "float64")
 REFUSED_COLUMNS = ("path_sha256", "sha256", "reason", "attribute")
-SPOOL_FORMAT = 1  # counts up when the meaning of a row changes, so that rows of an older version are not taken up
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +92,8 @@ def index_export(
     output: str | os.PathLike[str] | None = None,
     workers: int | None = None,
     progress: bool = True,
+    verify: bool = False,
+    limits: Limits | Mapping[str, float] | None = None,
 ) -> Manifest:
     """Looks at every file of an export and says which images it holds.
 
@@ -106,10 +110,12 @@ def index_export(
         labels: CSV file, see `monai_cnnprimer.dicom.labels.read_labels`.
         label_map: class of each label word, by default ``{"NORMAL": 0, "PNEUMONIA": 1}``.
         split: only those rows of a plain folder's ``manifest.csv`` that have this in their column ``split``.
-        output: folder that gets ``manifest.csv`` and ``refused.csv``. Rows are kept there while at work, so that a
-            killed index is taken up where it stopped.
+        output: folder that gets ``manifest.csv`` and ``refused.csv``. Rows are kept there too (`kept.KeptRows`), so
+            that a killed index is taken up where it stopped, and the next one reads only what has changed.
         workers: processes that read headers, by default one a processor and 4 at most; 1 reads in this process.
         progress: show a bar on the error stream.
+        verify: read every file again and hash its bytes anew, whatever is kept.
+        limits: what reading a file may cost, see `monai_cnnprimer.dicom.limits.Limits`; some by name, the others stay.
 
     Raises:
         FileNotFoundError: there is no such export, table of labels or key file.
@@ -126,20 +132,21 @@ def index_export(
             raise ValueError(f"no row of manifest.csv has {split!r} in its column split; leave it out to take all")
     known = _labels(labels, table, secret, label_map)
     names = None if table is None else [row["path"] for row in table]
-    sources = list_sources(export, names, _ours(export, output))
-    if not sources:
-        raise ValueError("the export holds no files: give the folder, the DICOMDIR or the zip that the images lie in")
-    spool = _spool_file(output, secret, [SPOOL_FORMAT, str(export), views and list(views)])
+    folder = None if output is None else Path(output).expanduser()
     if workers is None:
         workers = min(4, os.cpu_count() or 1)
-    rows = _describe_or_take_up(sources, secret, views, workers, spool, progress)
+    with limited(limits_of(limits)):
+        sources = list_sources(export, names, _ours(export, output))
+        if not sources:
+            raise ValueError("the export holds no files: give the folder, DICOMDIR or zip that the images lie in")
+        kept = KeptRows(folder, secret, [str(export), views and list(views)], trusted=not verify)
+        rows = _rows(sources, secret, views, workers, kept, progress)
     people = {keyed_hash(secret, row["path"]): row for row in table or []}
     _decide_plain_images(rows, people, listed=table is not None, views=views, key=secret)
     manifest = _manifest(sources, rows, site, known, keyed_hash(secret, "fingerprint of the key", 8))
-    if output is not None:
-        manifest.write(output)
-    if spool is not None:
-        spool.unlink(missing_ok=True)
+    if folder is not None:
+        manifest.write(folder)
+        kept.tidy()
     return manifest
 
 
@@ -168,50 +175,25 @@ def _ours(export: Path, output: str | os.PathLike[str] | None) -> frozenset[Path
     for file, columns in written.items():
         if file.is_file() and not file.read_bytes().startswith(",".join(columns).encode()):
             raise ValueError(f"the export has its own {file.name}, which would be overwritten: give another output")
-    return frozenset(written) | frozenset(folder.glob(".index-*.jsonl"))
+    return frozenset(written) | frozenset(folder.glob(NAMES))
 
 
-def _spool_file(output: str | os.PathLike[str] | None, key: bytes, setting: list[Any]) -> Path | None:
-    """Where rows are kept until all are there; another export, key or setting has another file."""
-    if output is None:
-        return None
-    folder = Path(output).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / f".index-{keyed_hash(key, json.dumps(setting), 16)}.jsonl"
-
-
-def _describe_or_take_up(
-    sources: Sequence[Source], key: bytes, views: Sequence[str] | None, workers: int, spool: Path | None, progress: bool
+def _rows(
+    sources: Sequence[Source], key: bytes, views: Sequence[str] | None, workers: int, kept: KeptRows, progress: bool
 ) -> list[Row]:
-    """A row for each file: from the spool of a killed index where the file is unchanged since, else from the file."""
-    marks = [f"{keyed_hash(key, source.name)} {source.size} {source.state}" for source in sources]
-    done = _read_spool(spool)
-    waiting = {mark: source for mark, source in zip(marks, sources, strict=True) if mark not in done}
+    """A row for each file: a kept one where the file is unchanged since, else from the file."""
+    rows = [describe(source, key, views) if source.refusal else kept.find(source) for source in sources]
+    waiting = [place for place, row in enumerate(rows) if row is None]
     columns = (TextColumn("index"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     bar = Progress(*columns, console=Console(stderr=True), disable=not progress)
-    described = closing(describe_all(list(waiting.values()), key, views, workers))  # ends the processes on Ctrl-C too
-    with bar, described as found, open(spool or os.devnull, "a", encoding="ascii") as rows:
+    described = closing(describe_all([sources[place] for place in waiting], key, views, workers))  # ended on Ctrl-C too
+    with bar, described as found, kept:
         task = bar.add_task("index", total=len(sources), completed=len(sources) - len(waiting))
-        for mark, row in zip(waiting, found, strict=True):
-            done[mark] = row
-            if row["sha256"]:  # what could not be read to its end is tried again
-                rows.write("\n" + json.dumps([mark, row]))  # the line break first: the last line may be torn by a kill
-                rows.flush()
+        for place, row in zip(waiting, found, strict=True):
+            rows[place] = row
+            kept.add(sources[place], row)
             bar.advance(task)
-    return [done[mark] for mark in marks]
-
-
-def _read_spool(spool: Path | None) -> dict[str, Row]:
-    done: dict[str, Row] = {}
-    if spool is None or not spool.exists():
-        return done
-    for line in spool.read_text(encoding="ascii", errors="replace").splitlines():
-        try:
-            mark, row = json.loads(line)
-        except ValueError:
-            continue
-        done[mark] = row
-    return done
+    return [row for row in rows if row is not None]
 
 
 def _decide_plain_images(

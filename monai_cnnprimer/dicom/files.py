@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What lies in an export: every file of a folder, of a DICOMDIR, of a zip, or of a table of images.
 
-Nothing is opened here but lists (zip directories, a DICOMDIR, a ``manifest.csv``). What must not be opened at all, such
-as a pipe or a link that leads out of the export, is listed with the reason.
+Nothing is opened here but lists: zip directories and a DICOMDIR, in isolation, and a ``manifest.csv``. What must not
+be opened at all, such as a pipe or a link that leads out of the export, is listed with the reason.
 """
 
 from __future__ import annotations
@@ -15,12 +15,16 @@ import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-from pydicom import dcmread
+from numpy.typing import NDArray
 
-from monai_cnnprimer.dicom.attributes import PARSE_ERRORS, quiet
+from monai_cnnprimer.dicom import isolation
+from monai_cnnprimer.dicom.attributes import PARSE_ERRORS, DicomRefused, quiet
+from monai_cnnprimer.dicom.limits import GIB, in_force
+from monai_cnnprimer.dicom.unusual import read_unusual
 
-LARGEST_FILE = 2**31  # bytes; the largest radiographs (5000 x 6000 pixels of 16 bits) are below 2**26
+LARGE_MEMBER = 1 << 26  # bytes; a smaller one may unpack as far as it likes, and an all-black image does
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Source:
         path: as `open_source` takes it; a member of a zip is ``archive.zip/member``.
         name: the path within the export, with ``/``.
         size: bytes.
-        state: changes when the file does.
+        state: size and time of change of the file, or of the archive it is a member of; and which member.
         refusal: why the file must not be opened, or "".
     """
 
@@ -130,26 +134,54 @@ def _in_folder(root: Path, leave_out: frozenset[Path]) -> Iterator[Source]:
             elif _is_archive(name) and entry.is_file(follow_symlinks=False):
                 yield from _in_archive(root / name, name)
             else:
-                yield _source(root, name)
+                yield _source(root, name) if entry.is_symlink() else _regular(f"{root}/{name}", name)
 
 
 def _source(root: Path, name: str) -> Source:
     """A file by its name within `root`, refused where it is not a file, is missing, or lies elsewhere."""
     try:
         path = (root / name).resolve(strict=True)
-        status = path.stat()
     except (OSError, RuntimeError, ValueError):  # RuntimeError: links in a circle; ValueError: a null byte in a name
         missing = "a symbolic link that leads nowhere" if os.path.islink(root / name) else "listed, but not there"
         return Source("", name, refusal=missing)
     if not path.is_relative_to(root):
         return Source("", name, refusal="a symbolic link that leads out of the export")
+    return _regular(str(path), name)
+
+
+def _regular(path: str, name: str) -> Source:
+    """What is no link and lies within the export, refused where it is something else than a file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return Source("", name, refusal="listed, but not there")
     if stat.S_ISDIR(status.st_mode):
         return Source("", name, refusal="a link or a reference to a folder, which is not followed")
     if not stat.S_ISREG(status.st_mode):
         return Source("", name, refusal="not a file but a pipe, a socket or a device")
-    if status.st_size > LARGEST_FILE:
-        return Source("", name, refusal="larger than any radiograph (over 2 GiB)")
-    return Source(str(path), name, status.st_size, str(status.st_mtime_ns))
+    if status.st_size > in_force().file_bytes:
+        return Source("", name, refusal=_too_large())
+    return Source(path, name, status.st_size, _state(status))
+
+
+def _too_large() -> str:
+    return f"larger than any radiograph (over {in_force().file_bytes / GIB:g} GiB)"
+
+
+def _state(status: os.stat_result) -> str:
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def has_changed(source: Source) -> bool:
+    """Whether the file, or the archive that it is a member of, is another one than when it was listed, or is gone."""
+    path = source.path
+    while True:
+        try:
+            return " ".join(source.state.split()[:2]) != _state(os.stat(path))
+        except NotADirectoryError:  # a member of an archive
+            path = os.path.dirname(path)
+        except OSError:
+            return True
 
 
 def _referenced(root: Path, names: Iterable[str]) -> Iterator[Source]:
@@ -177,15 +209,26 @@ def _as_on_disk(root: Path, names: Sequence[str]) -> Iterator[str]:
 
 
 def _directory_records(path: Path) -> list[str]:
-    """The files that a DICOMDIR refers to (PS3.3, F.3.2.2), records out of use left aside."""
+    """The files that a DICOMDIR refers to; it is read in isolation, whatever it may hold."""
     try:
-        with quiet():
-            records = dcmread(path, force=True)["DirectoryRecordSequence"].value
+        names: list[str] = isolation.call(f"{__name__}:directory_records", {"path": os.fspath(path)})[0]
+    except DicomRefused as error:
+        raise ValueError("the DICOMDIR cannot be read: give its folder, and every file is looked at") from error
+    return names
+
+
+def directory_records(path: str) -> tuple[list[str], list[NDArray[Any]]]:
+    """The files that a DICOMDIR refers to (PS3.3, F.3.2.2), records out of use left aside; see `isolation.call`."""
+    try:
+        with quiet(), open(path, "rb") as file:
+            records = read_unusual(file)["DirectoryRecordSequence"].value
             in_use = [record for record in records if record.get("RecordInUseFlag", 0xFFFF) != 0]
             identifiers = [record.get("ReferencedFileID") for record in in_use]
-            return ["/".join([part] if isinstance(part, str) else map(str, part)) for part in identifiers if part]
-    except PARSE_ERRORS as error:
-        raise ValueError("the DICOMDIR cannot be read: give its folder, and every file is looked at") from error
+            return ["/".join([part] if isinstance(part, str) else map(str, part)) for part in identifiers if part], []
+    except MemoryError:
+        raise
+    except PARSE_ERRORS:
+        raise DicomRefused("a damaged DICOMDIR", "DirectoryRecordSequence") from None
 
 
 def _is_archive(name: str) -> bool:
@@ -195,7 +238,8 @@ def _is_archive(name: str) -> bool:
 def _starts_as_archive(path: Path) -> bool:
     # Not zipfile.is_zipfile, which looks at the end: a DICOM file with a zip behind it is a DICOM file.
     with path.open("rb") as file:
-        return file.read(4) in (b"PK\3\4", b"PK\5\6")
+        start = file.read(132)
+    return start[:4] in (b"PK\3\4", b"PK\5\6") and start[128:] != b"DICM"
 
 
 def _leads_out(name: str) -> bool:
@@ -207,19 +251,38 @@ def _leads_out(name: str) -> bool:
 def _in_archive(path: Path, name: str) -> Iterator[Source]:
     """The members of a zip; `name` is the archive's own within the export, "" for an archive that is the export."""
     try:
-        modified = path.stat().st_mtime_ns
+        state = _state(path.stat())
+        members = isolation.call(f"{__name__}:archive_members", {"path": os.fspath(path)})[0]
+    except (OSError, DicomRefused) as error:
+        damaged = "a zip archive that is damaged or cannot be opened"
+        yield Source("", name or path.name, refusal=error.reason if isinstance(error, DicomRefused) else damaged)
+        return
+    for member, size, mark, refusal in members:
+        yield Source(f"{path}/{member}", f"{name}/{member}" if name else member, size, f"{state} {mark}", refusal)
+
+
+def archive_members(path: str) -> tuple[list[tuple[str, int, str, str]], list[NDArray[Any]]]:
+    """Of each member of a zip its name, size, mark, and why it must not be opened; see `isolation.call`.
+
+    Raises:
+        DicomRefused: the archive is damaged, or is one made to fill a disk.
+    """
+    try:
         with zipfile.ZipFile(path) as archive:
             members = [member for member in archive.infolist() if not member.is_dir()]
     except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError):  # ValueError: names that are not text
-        yield Source("", name or path.name, refusal="a zip archive that is damaged or cannot be opened")
-        return
+        raise DicomRefused("a zip archive that is damaged or cannot be opened") from None
+    if len(members) > in_force().zip_members or sum(member.file_size for member in members) > in_force().zip_bytes:
+        raise DicomRefused("a zip archive that unpacks to more than any export holds")
+    if sum(member.compress_size for member in members) > os.path.getsize(path):
+        raise DicomRefused("a zip archive whose members overlap, as those made to fill a disk")
     last = {normal_name(member.filename): member for member in members}  # the one that opens by this name
+    found = []
     for member in members:
-        inside = f"{name}/{member.filename}" if name else member.filename
         hidden = member is not last[normal_name(member.filename)]
         refusal = "replaced by a later member of the same name" if hidden else _why_not_opened(member)
-        state = f"{modified} {member.CRC} {member.header_offset}"
-        yield Source(f"{path}/{member.filename}", inside, member.file_size, state, refusal)
+        found.append((member.filename, member.file_size, f"{member.CRC} {member.header_offset}", refusal))
+    return found, []
 
 
 def _why_not_opened(member: zipfile.ZipInfo) -> str:
@@ -231,6 +294,8 @@ def _why_not_opened(member: zipfile.ZipInfo) -> str:
         return "encrypted in the zip archive: unpack it with its password first"
     if _is_archive(member.filename):
         return "a zip archive within a zip archive: unpack it first"
-    if member.file_size > LARGEST_FILE:
-        return "larger than any radiograph (over 2 GiB)"
+    if member.file_size > in_force().file_bytes:
+        return _too_large()
+    if member.file_size > max(LARGE_MEMBER, in_force().zip_ratio * member.compress_size):
+        return "packed tighter than any radiograph can be"
     return ""

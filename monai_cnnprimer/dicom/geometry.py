@@ -7,7 +7,6 @@ import math
 import re
 from typing import Any, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
@@ -72,7 +71,8 @@ class Orientation(NamedTuple):
         """Turns a stored ``(Rows, Columns)`` array upright.
 
         Example:
-            >>> Orientation("upright", flip_columns=True).apply(np.array([[1, 2]])).tolist()
+            >>> import numpy as np
+        >>> Orientation("upright", flip_columns=True).apply(np.array([[1, 2]])).tolist()
             [[2, 1]]
         """
         image = image.T if self.transpose else image
@@ -117,7 +117,7 @@ def pixel_spacing(dataset: Dataset) -> tuple[tuple[float, float] | None, str]:
         ((0.125, 0.125), 'imager/magnification')
     """
     stated, imager = spacing_of(dataset, "PixelSpacing"), spacing_of(dataset, "ImagerPixelSpacing")
-    differs = stated and imager and not np.allclose(stated, imager, rtol=1e-4)
+    differs = stated and imager and any(abs(a - b) > 1e-4 * b for a, b in zip(stated, imager, strict=True))
     if stated and (differs or text(dataset, "PixelSpacingCalibrationType")):
         return stated, "calibrated"
     if imager:

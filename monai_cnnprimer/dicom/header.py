@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 import struct
 import zipfile
 from collections.abc import Sequence
@@ -12,7 +13,6 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
-import pydicom
 from pydicom.dataset import Dataset
 from pydicom.uid import (
     UID,
@@ -25,14 +25,17 @@ from pydicom.uid import (
 from monai_cnnprimer.dicom.attributes import PARSE_ERRORS, DicomRefused, number, quiet, text
 from monai_cnnprimer.dicom.geometry import orientation, pixel_spacing, view
 from monai_cnnprimer.dicom.grayscale import is_inverted, lut_path, pixel_format
+from monai_cnnprimer.dicom.limits import Limits, in_force
 from monai_cnnprimer.dicom.quirks import quirks
+from monai_cnnprimer.dicom.scan import READ, scan
+from monai_cnnprimer.dicom.unusual import read_unusual
 
-__all__ = ["DicomRefused", "open_source", "read_header", "receipt", "transfer_syntax"]
+__all__ = ["DicomRefused", "is_ordinary", "open_source", "read_header", "receipt", "transfer_syntax"]
 
 # Projection radiography. Mammography, dental and fluoroscopic images are other fields with other rules of display.
 MODALITIES = ("CR", "DX", "DR", "RG")
 CLASSES = ("1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1.1")
-MAX_BYTES = 1 << 30
+MAX_BYTES = Limits.file_bytes
 LONG_VRS = (b"OB", b"OW", b"UN")
 NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian)
 
@@ -45,10 +48,13 @@ def open_source(path: str | os.PathLike[str]) -> BinaryIO:
     Raises:
         DicomRefused: when there is nothing there, or it is encrypted, damaged or may not be read.
     """
-    place = Path(path)
     try:
-        if place.is_file():
-            return place.open("rb")
+        size = _file_size(path)
+        if size is not None:
+            if size > in_force().file_bytes:
+                raise DicomRefused("larger than any radiograph")
+            return open(path, "rb")
+        place = Path(path)
         archive = next((parent for parent in place.parents if parent.is_file()), None)
         if archive is None:
             raise DicomRefused("the file does not exist")
@@ -57,13 +63,21 @@ def open_source(path: str | os.PathLike[str]) -> BinaryIO:
         member = members.get(place.relative_to(archive).as_posix())
         if member is None:
             raise DicomRefused("the archive has no such member")
-        if member.file_size > MAX_BYTES:
+        if member.file_size > in_force().file_bytes:
             raise DicomRefused("larger than any radiograph")
         return cast(BinaryIO, handle.open(member))
     except OSError:
         raise DicomRefused("the file cannot be opened") from None
     except (zipfile.BadZipFile, RuntimeError):  # RuntimeError: encrypted; its NotImplementedError: unknown compression
         raise DicomRefused("the archive, or this member of it, is encrypted or damaged") from None
+
+
+def _file_size(path: str | os.PathLike[str]) -> int | None:
+    try:
+        status = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a null byte in a name
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 @lru_cache(maxsize=16)
@@ -91,21 +105,42 @@ def read_header(source: str | os.PathLike[str] | BinaryIO) -> Dataset:
             return read_header(file)
     with quiet():
         try:
-            _check_beginning(source)
-            dataset = pydicom.dcmread(source, stop_before_pixels=True, force=True)
-            if not text(dataset, "SOPClassUID") and not text(dataset, "Modality"):
+            start = source.read(READ)
+            _check_beginning(start[:132])
+            scanned = scan(start)
+            source.seek(0 if scanned is None else scanned.end)
+            dataset: Dataset = read_unusual(source) if scanned is None else scanned
+            if not text(dataset, "Modality") and not text(dataset, "SOPClassUID"):
                 raise DicomRefused("no DICOM, or cut off within its header", "SOPClassUID")
             _check_end(source, dataset)
-        except DicomRefused:
+        except (DicomRefused, MemoryError):
             raise
         except PARSE_ERRORS:
             raise DicomRefused("a damaged DICOM header") from None
     return dataset
 
 
-def _check_beginning(file: BinaryIO) -> None:
-    start = file.read(132)
-    file.seek(0)
+def is_ordinary(file: BinaryIO) -> bool:
+    """Whether a file may be read by whoever asks; it is left at its beginning.
+
+    It has a header that `scan` reads, and uncompressed pixels of a stated length: no decoder runs, and what there is to
+    do has a bound however the file is made. (A member of an archive is never one: unpacking it is a decoder's work.)
+    """
+    try:
+        with quiet():
+            header = scan(file.read(READ))
+            if header is None or transfer_syntax(header) not in NATIVE:
+                return False
+            file.seek(header.end)
+            element = pixel_element(file, header)
+            return element is not None and element[1] is not None
+    except DicomRefused:
+        return False
+    finally:
+        file.seek(0)
+
+
+def _check_beginning(start: bytes) -> None:
     if not start:
         raise DicomRefused("the file is empty")
     if start[128:] == b"DICM" or start[:4] == b"DICM":
@@ -175,7 +210,7 @@ def transfer_syntax(dataset: Dataset) -> UID:
     """The transfer syntax; in a file without meta header the uncompressed one by which it could be read."""
     stated = getattr(dataset, "file_meta", {}).get("TransferSyntaxUID")
     if stated:
-        return UID(stated)
+        return stated if isinstance(stated, UID) else UID(stated)
     implicit, little = dataset.original_encoding
     return ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
 
@@ -196,7 +231,7 @@ def receipt(dataset: Dataset, views: Sequence[str] | None = None) -> dict[str, A
     """
     with quiet():
         _check_is_radiograph(dataset)
-        pixel_format(dataset)
+        _check_pixels(dataset)
         shown_view = view(dataset)
         if views is not None and shown_view not in (*views, "unknown"):
             raise DicomRefused(f"the view is {shown_view}, asked for: {', '.join(views)}", "ViewPosition")
@@ -219,6 +254,12 @@ def receipt(dataset: Dataset, views: Sequence[str] | None = None) -> dict[str, A
             "burned_in": _one_of(dataset, ("BurnedInAnnotation",), ("YES", "NO")),
             "quirks": [quirk.name for quirk in met],
         }
+
+
+def _check_pixels(dataset: Dataset) -> None:
+    pixels = pixel_format(dataset)
+    if pixels.rows * pixels.columns > in_force().pixels:
+        raise DicomRefused("more pixels than any radiograph has", "Rows")
 
 
 def _one_of(dataset: Dataset, keywords: Sequence[str], terms: Sequence[str]) -> str:

@@ -4,10 +4,7 @@
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
-from collections.abc import Sequence
-from io import BytesIO
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,9 +14,10 @@ from monai.utils.enums import MetaKeys
 from numpy.typing import NDArray
 
 from monai_cnnprimer.dicom.attributes import DicomRefused
-from monai_cnnprimer.dicom.header import open_source, read_header, receipt
-from monai_cnnprimer.dicom.images import image_format, read_image
-from monai_cnnprimer.dicom.pixels import show
+from monai_cnnprimer.dicom.limits import Limits, limits_of
+from monai_cnnprimer.dicom.radiograph import read_radiograph
+
+__all__ = ["RadiographReader", "read_radiograph"]
 
 Path = str | os.PathLike[str]
 
@@ -35,6 +33,10 @@ class RadiographReader(ImageReader):
 
     Args:
         views: the views to accept, e.g. ``("PA", "AP")``; images that state none pass. All views when None.
+        limits: what reading one file may cost: `Limits`, or those that differ from the defaults, e.g.
+            ``{"seconds": 60}``. Whatever needs a decoder is read under them in another process.
+        reduce_to: how many pixels the shorter side needs at least: a larger JPEG 2000 image is decoded at a half, a
+            fourth, ... of its size, and the receipt says so. Whole images when None.
 
     Raises:
         DicomRefused: from `LoadImage`, as it is, for whatever cannot be read rightly; no other reader is tried.
@@ -44,8 +46,15 @@ class RadiographReader(ImageReader):
         >>> load = LoadImage(reader=RadiographReader(views=("PA", "AP")), prune_meta_pattern="filename_or_obj")
     """
 
-    def __init__(self, views: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        views: Sequence[str] | None = None,
+        limits: Limits | Mapping[str, float] | None = None,
+        reduce_to: int | None = None,
+    ) -> None:
         self.views = None if views is None else tuple(views)
+        self.limits = limits_of(limits)
+        self.reduce_to = reduce_to
 
     def verify_suffix(self, filename: Sequence[Path] | Path) -> bool:
         """Every file is this reader's: PACS exports have no suffixes."""
@@ -59,34 +68,9 @@ class RadiographReader(ImageReader):
         """Reads, decodes and displays the one file; see the class."""
         if len(img) != 1:
             raise DicomRefused("several files for one radiograph")
-        image, metadata = read_radiograph(img[0], self.views)
+        image, metadata = read_radiograph(img[0], self.views, self.limits, self.reduce_to)
         spacing = metadata["pixel_spacing_mm"] or (1.0, 1.0)
         metadata[MetaKeys.AFFINE] = np.diag([*spacing, 1.0, 1.0])
         metadata[MetaKeys.SPATIAL_SHAPE] = np.array(image.shape)
         metadata[MetaKeys.ORIGINAL_CHANNEL_DIM] = float("nan")
         return image, metadata
-
-
-def read_radiograph(path: Path, views: Sequence[str] | None = None) -> tuple[NDArray[np.float32], dict[str, Any]]:
-    """Reads one radiograph of any format, without MONAI's metadata.
-
-    Args:
-        path: as for `monai_cnnprimer.dicom.header.open_source`.
-        views: the views to accept.
-
-    Returns:
-        ``(rows, columns)`` float32 in [0, 1], and the receipt with ``padding_mask``.
-    """
-    with open_source(path) as source:
-        try:
-            file = BytesIO(source.read()) if isinstance(source, zipfile.ZipExtFile) else source
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError):
-            raise DicomRefused("the archive, or this member of it, is damaged") from None
-        if image_format(file, path):
-            return read_image(path)
-        dataset = read_header(file)
-        metadata = receipt(dataset, views)
-        shown = show(file, dataset)
-    metadata["quirks"] += shown.quirks
-    metadata["padding_mask"] = shown.padding
-    return shown.image, metadata

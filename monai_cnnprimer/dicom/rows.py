@@ -2,41 +2,38 @@
 """From one file of an export to one row of its manifest, in this process or in a few others.
 
 What leaves this module holds no identifier: keyed hashes, the receipt, and coarse facts such as an age band.
-``python -m monai_cnnprimer.dicom.rows`` is the other process: a line of JSON in, a line of JSON out, until its input
-ends. A file that kills it kills nothing else, it ends when its parent is killed, and it imports neither the parent's
-main module nor torch.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 import lzma
-import os
 import queue
 import re
-import subprocess
-import sys
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from io import BufferedIOBase
 from typing import Any, BinaryIO, cast
 
+from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.uid import MediaStorageDirectoryStorage
 
 from monai_cnnprimer.dicom.attributes import PARSE_ERRORS, DicomRefused, quiet
-from monai_cnnprimer.dicom.files import Source, name_bytes
-from monai_cnnprimer.dicom.header import open_source, read_header, receipt
+from monai_cnnprimer.dicom.exposure import exposure
+from monai_cnnprimer.dicom.files import Source, has_changed, name_bytes
+from monai_cnnprimer.dicom.header import is_ordinary, open_source, read_header, receipt
+from monai_cnnprimer.dicom.isolation import Worker, call
 
 IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".nii", ".nii.gz", ".mha", ".mhd", ".nrrd")
 IDENTIFIERS = ("SOPInstanceUID", "StudyInstanceUID", "AccessionNumber", "PatientID")
 AGE_BANDS = ((4, "0-4"), (17, "5-17"), (39, "18-39"), (64, "40-64"), (89, "65-89"), (130, "90+"))
 YEARS = {"Y": 1.0, "M": 1 / 12, "W": 1 / 52.18, "D": 1 / 365.25}  # the units of an AS value, PS3.5 table 6.2-1
 FEW = 64  # files; below this, starting other processes takes longer than reading
+BATCH = 16  # files for one question to another process; with fewer, asking costs nearly as much as reading
 
 Row = dict[str, Any]
 
@@ -65,10 +62,12 @@ def describe(source: Source, key: bytes, views: Sequence[str] | None) -> Row:
     try:
         with quiet(), open_source(source.path) as file:  # pydicom's warnings quote the values
             _fill(row, file, source, key, views)
-        if os.path.isfile(source.path) and str(os.stat(source.path).st_mtime_ns) != source.state:
-            row["reason"] = "changed while it was read: index again when the export is complete"
+        if has_changed(source):  # no hash: what it is the hash of is not known, and the next index reads it again
+            row |= {"reason": "changed while it was read: index again when the export is complete", "sha256": ""}
     except DicomRefused as refused:
         row |= {"reason": refused.reason, "attribute": refused.attribute}
+    except MemoryError:
+        raise
     except OSError as error:
         row["reason"] = f"cannot be read ({error.strerror or 'damaged'})"
     except (*PARSE_ERRORS, lzma.LZMAError) as error:
@@ -98,6 +97,7 @@ def _fill(row: Row, file: BinaryIO, source: Source, key: bytes, views: Sequence[
     row |= _identity(dataset, key)
     row |= {"rows": int(dataset.Rows), "columns": int(dataset.Columns), "sex": sex(_text(dataset, "PatientSex"))}
     row |= {"age_band": _age_band(dataset), "manufacturer": manufacturer(_text(dataset, "Manufacturer"))}
+    row |= exposure(dataset)
 
 
 def _image_size(file: BinaryIO, name: str) -> Row:
@@ -187,99 +187,67 @@ def _age_band(dataset: Dataset) -> str:
 def describe_all(
     sources: Sequence[Source], key: bytes, views: Sequence[str] | None, workers: int
 ) -> Generator[Row, None, None]:
-    """Describes each file, in order; more than a few, and with two workers or more, in that many other processes."""
+    """Describes each file, in order; more than a few, and with two workers or more, in that many other processes.
+
+    Otherwise only those go to another process that `is_ordinary` does not pass: the rows are the same in either case.
+    """
     if workers < 2 or len(sources) < FEW:
-        yield from (describe(source, key, views) for source in sources)
+        yield from (_describe_few(source, key, views) for source in sources)
         return
-    idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
-    started = [_Worker(key, views) for _ in range(workers)]
+    idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
+    started = [Worker() for _ in range(workers)]
     for worker in started:
         idle.put(worker)
 
-    def describe_elsewhere(source: Source) -> Row:
+    def describe_elsewhere(batch: Sequence[Source]) -> list[Row]:
         worker = idle.get()
         try:
-            return worker.describe(source)
+            return _describe_there(worker.call, batch, key, views)
         finally:
             idle.put(worker)
 
+    batches = [sources[start : start + BATCH] for start in range(0, len(sources), BATCH)]
     with ThreadPoolExecutor(workers) as threads:
         try:
-            yield from threads.map(describe_elsewhere, sources)
+            for rows in threads.map(describe_elsewhere, batches):
+                yield from rows
         finally:
             threads.shutdown(cancel_futures=True)
             for worker in started:
                 worker.stop()
 
 
-class _Worker:
-    """One other process that describes files. A file that kills it costs one row."""
-
-    def __init__(self, key: bytes, views: Sequence[str] | None) -> None:
-        self._setting = {"key": key.hex(), "views": None if views is None else list(views)}
-        self._key = key
-        self._start()
-
-    def describe(self, source: Source) -> Row:
-        if source.refusal:
-            return describe(source, self._key, None)
-        answer = self._ask(asdict(source))
-        if answer:
-            row: Row = json.loads(answer)
-            return row
-        self.stop()
-        self._start()
-        killer = Source(source.path, source.name, refusal="reading its header ended the process that read it")
-        return describe(killer, self._key, None)
-
-    def stop(self) -> None:
-        self._process.kill()
-        self._process.communicate()
-
-    def _start(self) -> None:
-        # The key goes through the pipe: arguments and environment of a process can be seen by others.
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)}
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "monai_cnnprimer.dicom.rows"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            env=environment, start_new_session=True,
-        )  # fmt: skip
-        self._ready = False
-
-    def _ask(self, question: dict[str, Any]) -> bytes:
-        """The answer's line, or nothing when the process died over the question."""
-        if not self._ready:
-            if not self._tell(self._setting):
-                raise RuntimeError("no process can be started to read files in parallel: give workers=1")
-            self._ready = True
-        return self._tell(question)
-
-    def _tell(self, message: dict[str, Any]) -> bytes:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        try:
-            self._process.stdin.write(json.dumps(message).encode() + b"\n")
-            self._process.stdin.flush()
-            return self._process.stdout.readline()
-        except BrokenPipeError:
-            return b""
+def _describe_few(source: Source, key: bytes, views: Sequence[str] | None) -> Row:
+    try:
+        with open(source.path, "rb") as file:
+            here = is_ordinary(file)
+    except NotADirectoryError:  # a member of an archive
+        here = False
+    except OSError:  # whatever it is, describing it meets it again
+        here = True
+    return describe(source, key, views) if here or source.refusal else _describe_there(call, [source], key, views)[0]
 
 
-def _serve(lines: Iterable[str]) -> None:
-    """Answers each line. What a library prints goes to the error stream, not between the answers."""
-    answers = os.fdopen(os.dup(1), "w", encoding="ascii")
-    os.dup2(2, 1)
-    key, views = b"", None
-    for line in lines:
-        message = json.loads(line)
-        if "key" in message:
-            key, views = bytes.fromhex(message["key"]), message["views"]
-            answer: Row = {}
-        else:
-            answer = describe(Source(**message), key, views)
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
+def _describe_there(
+    ask: Callable[[str, dict[str, Any]], tuple[Any, Any]],
+    batch: Sequence[Source],
+    key: bytes,
+    views: Sequence[str] | None,
+) -> list[Row]:
+    """Rows from another process; a file that ends that process, or asks too much of it, is refused."""
+    # The key goes through a pipe: arguments and environment of a process can be seen by others.
+    question = {"sources": [asdict(one) for one in batch], "key": key.hex(), "views": views and list(views)}
+    try:
+        rows: list[Row] = ask(f"{__name__}:describe_here", question)[0]
+    except DicomRefused as refused:
+        if len(batch) > 1:  # which one it was shows when each is read by itself, under the limits of one file
+            return [row for source in batch for row in _describe_there(ask, [source], key, views)]
+        return [describe(replace(batch[0], refusal=batch[0].refusal or refused.reason), key, views)]
+    return rows
 
 
-if __name__ == "__main__":
-    _serve(sys.stdin)
+def describe_here(
+    sources: Sequence[dict[str, Any]], key: str, views: Sequence[str] | None
+) -> tuple[list[Row], list[NDArray[Any]]]:
+    """Describes files in this process, which is the other one; see `isolation.call`."""
+    return [describe(Source(**source), bytes.fromhex(key), views) for source in sources], []
