@@ -11,7 +11,22 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from monai_cnnprimer.commands import compare, demo, exports, findings, lock, merge, pack, primer, report, sync, validate
+from monai_cnnprimer.commands import (
+    audit,
+    compare,
+    demo,
+    doctor,
+    exports,
+    findings,
+    lock,
+    merge,
+    pack,
+    preflight,
+    primer,
+    report,
+    sync,
+    validate,
+)
 
 app = typer.Typer(
     help="Chest radiographs from a PACS export to predictions, Grad-CAM and MLflow, with MONAI. "
@@ -20,7 +35,22 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-for command in (demo, exports, validate, lock, report, compare, findings, merge, pack, sync, primer):
+for command in (
+    demo,
+    exports,
+    validate,
+    lock,
+    report,
+    compare,
+    audit,
+    findings,
+    preflight,
+    merge,
+    pack,
+    sync,
+    primer,
+    doctor,
+):
     app.add_typer(command.app)
 
 

@@ -22,14 +22,17 @@ def test_help_names_the_commands_and_imports_nothing_heavy():
     script += f"try:\n    main()\nfinally:\n    print(*sorted({heavy} & set(sys.modules)), 'end')"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     names = [
+        "audit",
         "compare",
         "demo",
+        "doctor",
         "findings",
         "index",
         "lock",
         "merge",
         "pack",
         "phantom",
+        "preflight",
         "primer",
         "report",
         "sync",
