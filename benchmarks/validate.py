@@ -2,35 +2,55 @@
 """What the statistics of a validation cost, beside the usual way and beside inference; one thread.
 
     OMP_NUM_THREADS=1 python benchmarks/validate.py [--rounds 3]
+    python benchmarks/validate.py --whole [--rounds 2]
+    python benchmarks/validate.py --gallery
 
 CPU time is counted and the clock's printed beside it, of the fastest round. The usual bootstrap is a loop over
 scikit-learn, of which a tenth of the resamples is timed. Memory is the peak of a process of its own, with libraries.
+
+`--whole` runs the bundle over 1,000 phantom DICOM files as a user does, loading included, without handlers and with
+those that keep predictions, features and figures; then it uploads the run and writes its report. `--gallery` writes the
+report of five phantom sites with 50 cases each. Both go by the clock.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
+import pydicom
 import torch
+import yaml
+from monai.bundle import ConfigParser
 from sklearn.metrics import roc_auc_score
 
+from monai_cnnprimer.dicom.export import index_export
 from monai_cnnprimer.networks import resnet50_classifier
+from monai_cnnprimer.phantom import write_export
 from monai_cnnprimer.validate.overlap import near_duplicates, perceptual_hashes
+from monai_cnnprimer.validate.runs import read_run
+from monai_cnnprimer.validate.sites import find_bundle
 from monai_cnnprimer.validate.statistics import AurocOf, auroc, clustered_bootstrap
 from monai_cnnprimer.validate.summary import summary
+from monai_cnnprimer.validate.tracking import sync_run
 
+BUNDLE = "chest_xray_resnet50"
+IMAGES, RENDERED = 1000, 40
+SITES, SHOWN = 5, 50
 RESAMPLES, CASES, SHARE = 2000, 10_000, 10
 SIDE, BATCH = 160, 16
 # What docs/performance.md promises, in seconds of the clock, MiB, and as a ratio to inference.
-LIMITS = {"bootstrap": 5.0, "summary": 60.0, "memory": 2048.0, "inference": 0.15}
+LIMITS = {"bootstrap": 5.0, "summary": 60.0, "memory": 2048.0, "inference": 0.15, "html": 15.0}
 
 
 def predictions(n: int) -> pd.DataFrame:
@@ -131,12 +151,101 @@ def duplicates(rounds: int) -> None:
         print(f"{name:44} {cpu:8.2f} s {clock:8.2f} s")
 
 
+def export_of(folder: Path, images: int) -> tuple[Path, Path]:
+    """An export of so many phantom files and its labels: 40 are rendered, the others are the same pixels anew."""
+    write_export(folder / "phantoms", RENDERED, sites=1, progress=False)
+    (site,), (labels,) = ((folder / "phantoms" / name).iterdir() for name in ("sites", "labels"))
+    cases = index_export(site, labels=labels, progress=False).cases()
+    files = [(Path(case["image"]).read_bytes(), case["label"]) for case in cases]
+    (folder / "export").mkdir()
+    rows = []
+    for number in range(images):
+        content, label = files[number % len(files)]
+        dataset = pydicom.dcmread(BytesIO(content))
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"2.25.{1000 + number}"
+        dataset.StudyInstanceUID, dataset.PatientID = f"2.25.{100_000 + number}", f"P{number // 2}"
+        dataset.AccessionNumber = f"A{number:06d}"
+        dataset.save_as(folder / "export" / f"IM{number:05d}", enforce_file_format=True)
+        rows.append({"AccessionNumber": dataset.AccessionNumber, "label": label})
+    pd.DataFrame(rows).to_csv(folder / "labels.csv", index=False)
+    return folder / "export", folder / "labels.csv"
+
+
+def evaluated(export: Path, labels: Path, output: Path, plain: bool) -> float:
+    """Seconds of the clock that the bundle's evaluator takes, loading included; `plain` without any handler."""
+    bundle = find_bundle(BUNDLE)
+    parser = ConfigParser(ConfigParser.load_config_files([str(bundle / "configs" / "inference.yaml")]))
+    told = {"bundle_root": str(bundle), "dataset_dir": str(export), "labels": str(labels), "output_dir": str(output)}
+    parser.update({**told, "progress": False, **({"handlers": []} if plain else {})})
+    evaluator = parser.get_parsed_content("evaluator")
+    start = time.perf_counter()
+    evaluator.run()
+    return time.perf_counter() - start
+
+
+def whole(rounds: int) -> None:
+    """Prints what reporting, statistics and tracking take beside plain inference."""
+    from monai_cnnprimer.report.validation import write_report
+
+    with TemporaryDirectory() as folder:
+        home = Path(folder)
+        export, labels = export_of(home, IMAGES)
+        plain = min(evaluated(export, labels, home / f"plain{turn}", True) for turn in range(rounds))
+        kept = min(evaluated(export, labels, home / f"kept{turn}", False) for turn in range(rounds))
+        run = home / "kept0"
+        table = read_run(run).table()
+        store = f"sqlite:///{home / 'mlflow.db'}"
+        sync_run(home / "kept1" if rounds > 1 else run, store, "first")  # makes the database, which is done once
+        seconds = {
+            "predictions, features, statistics": max(0.0, kept - plain),
+            "of these the statistics": cost(lambda: summary(table), 1)[1],
+            "tracking: upload of the run": cost(lambda: sync_run(run, store, "benchmark"), 1)[1],
+            "report": cost(lambda: write_report([run], home / "report.html"), 1)[1],
+        }
+        print(f"{f'plain inference of {IMAGES:,} images':44} {'':8}   {plain:8.2f} s")
+        for name, taken in seconds.items():
+            print(f"{name:44} {'':8}   {taken:8.2f} s")
+        share = (sum(seconds.values()) - seconds["of these the statistics"]) / plain
+        print(f"{'all of them by plain inference':44} {'':8}   {share:8.3f}     {verdict(share, 'inference')}")
+
+
+def gallery() -> None:
+    """Prints how large the report of five sites with 50 cases each is, as `cnnprimer validate` writes it."""
+    with TemporaryDirectory() as folder:
+        home = Path(folder)
+        write_export(home / "phantoms", SHOWN + 10, sites=SITES, progress=False)
+        sites = {
+            path.stem: {
+                "export": str(path.relative_to(home)),
+                "labels": f"phantoms/labels/{path.stem}.csv",
+            }
+            for path in sorted((home / "phantoms" / "sites").iterdir())
+        }
+        settings = {"gradcam_images": SHOWN, "quality_images": 0}
+        plan = {"bundle": BUNDLE, "output": "out", "settings": settings, "sites": sites}
+        (home / "sites.yaml").write_text(yaml.safe_dump(plan))
+        words = [sys.executable, "-m", "monai_cnnprimer", "validate", str(home / "sites.yaml")]
+        environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{home / 'mlflow.db'}"}
+        subprocess.run(words, check=True, env=environment, stdout=subprocess.DEVNULL, cwd=home)
+        report = (home / "out" / "report.html").read_bytes()
+        pictures, size = report.count(b"data:image/webp"), len(report) / 1e6
+        print(f"{f'report of {SITES} sites, {pictures} pictures':44} {size:8.2f} MB {'':8}   {verdict(size, 'html')}")
+
+
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--whole", action="store_true", help="all of it beside plain inference")
+    parser.add_argument("--gallery", action="store_true", help="size of the report of five sites")
     parser.add_argument("--summarise", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.whole or options.gallery:
+        if options.whole:
+            whole(options.rounds)
+        if options.gallery:
+            gallery()
+        return
     torch.set_num_threads(1)
     if options.summarise:
         summary(predictions(100_000))

@@ -5,11 +5,13 @@
     cnnprimer validate OUTPUT/sites.yaml
 
 DATA holds `kermany/` and `nih/`, each with a `manifest.csv` (docs/validate.md says of what). The images are wrapped as
-DX objects of three vendors; what their sources do not say, such as the size of a pixel, is left out.
+DX objects of three vendors; what their sources do not say, such as the size of a pixel, is left out. Kermany's lung
+masks go along, so that the report can say how much of Grad-CAM lies in the lungs there.
 """
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -23,7 +25,8 @@ from monai_cnnprimer.phantom.dx import Case, dx_object, file_bytes
 
 LABELS = {"NORMAL": 0, "PNEUMONIA": 1}
 UNKNOWN = ("ImagerPixelSpacing", "PixelSpacing", "PixelSpacingCalibrationType", "PixelSpacingCalibrationDescription",
-           "EstimatedRadiographicMagnificationFactor", "PatientBirthDate", "StudyDate", "KVP")  # fmt: skip
+           "EstimatedRadiographicMagnificationFactor", "PatientBirthDate", "StudyDate", "KVP", "XRayTubeCurrent",
+           "ExposureTime", "Exposure", "ExposureInuAs", "ExposureIndex")  # fmt: skip
 
 
 def hospitals(data: Path) -> dict[str, tuple[pd.DataFrame, dict[str, object]]]:
@@ -41,8 +44,8 @@ def hospitals(data: Path) -> dict[str, tuple[pd.DataFrame, dict[str, object]]]:
 
 
 def write_hospital(name: str, vendor: int, images: pd.DataFrame, output: Path) -> None:
-    """The export `exports/NAME` and the table `labels/NAME.csv` of one hospital."""
-    folder, labels = output / "exports" / name, []
+    """The export `exports/NAME`, `labels/NAME.csv`, and `masks/NAME.csv` where there are masks, of one hospital."""
+    folder, labels, masks = output / "exports" / name, [], []
     folder.mkdir(parents=True)
     people = {person: number for number, person in enumerate(dict.fromkeys(images["patient_id"]))}
     for number, row in enumerate(images.to_dict("records")):
@@ -63,6 +66,13 @@ def write_hospital(name: str, vendor: int, images: pd.DataFrame, output: Path) -
         dataset.AccessionNumber = f"{name.upper()[:8]}{number:05d}"
         (folder / f"IM{number:05d}").write_bytes(file_bytes(dataset))
         labels.append({"AccessionNumber": dataset.AccessionNumber, "label": case.label})
+        if isinstance(row.get("mask"), str):
+            mask = f"{name}/{number:05d}.png"
+            (output / "masks" / name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(Path(row["folder"]) / row["mask"], output / "masks" / mask)
+            masks.append({"AccessionNumber": dataset.AccessionNumber, "lung": mask})
+    if masks:
+        pd.DataFrame(masks).to_csv(output / "masks" / f"{name}.csv", index=False)
     (output / "labels").mkdir(exist_ok=True)
     pd.DataFrame(labels).to_csv(output / "labels" / f"{name}.csv", index=False)
 
@@ -73,6 +83,8 @@ def main(data: Path, output: Path) -> None:
     for vendor, (name, (images, expected)) in enumerate(hospitals(data).items()):
         write_hospital(name, vendor % len(SITES), images, output)
         sites[name] = {"export": f"exports/{name}", "labels": f"labels/{name}.csv", **expected}
+        if (output / "masks" / f"{name}.csv").is_file():
+            sites[name]["masks"] = f"masks/{name}.csv"
         print(f"{name}: {len(images)} images of {images['patient_id'].nunique()} patients", flush=True)
     write_export(output / "phantoms", 100, sites=2, seed=0, progress=False)
     for path in sorted((output / "phantoms" / "sites").iterdir()):

@@ -27,6 +27,8 @@ FROM_MANIFEST = ("patient_key", "site", "view", "label", "pixel_spacing_mm", "sp
 PACKAGES = ("monai_cnnprimer", "monai", "pytorch-ignite", "torch", "numpy", "pydicom", "mlflow")
 TABLES = ("manifest.csv", "refused.csv", "predictions.csv", "errors.csv", "metrics.json", "operating_point.json")
 """The files whose SHA-256 stands in `run.json` once a run is complete."""
+FURTHER = ("features.csv",)
+"""Tables that a run may have besides; where it has, their SHA-256 stands there too."""
 SPOOL = ".predictions.partial.csv"
 
 Retune = Callable[[pd.DataFrame], dict[str, Any]]
@@ -103,7 +105,7 @@ class RunDirectory:
             self.notes.append("the operating point names no preprocessing: it may have been chosen with another one")
         self.rows = self._take_up()
         manifest.write(self.path)
-        for name in ("predictions.csv", "errors.csv", "metrics.json"):
+        for name in ("predictions.csv", "errors.csv", "metrics.json", *FURTHER):
             (self.path / name).unlink(missing_ok=True)
         write_atomically(self.path / "operating_point.json", _json(self.operating_point))
         self._write_run("running")
@@ -239,7 +241,7 @@ def write_run_json(directory: Path, run: Mapping[str, Any]) -> None:
     """Writes `run.json`, with the SHA-256 of the tables of a complete run and of its own other entries."""
     run = {key: value for key, value in run.items() if key not in ("files", "sha256")}
     if run["status"] == "complete":
-        present = [name for name in TABLES if (directory / name).is_file()]
+        present = [name for name in (*TABLES, *FURTHER) if (directory / name).is_file()]
         run["files"] = {name: hashlib.sha256((directory / name).read_bytes()).hexdigest() for name in present}
     write_atomically(directory / "run.json", _json(run | {"sha256": digest_of(run)}))
 

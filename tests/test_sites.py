@@ -56,6 +56,7 @@ def test_paths_start_from_the_folder_of_the_file(folder):
         ("sites: {north: {labels: north.csv}}", "site north: there is no export"),
         ("sites: {north: {export: nowhere}}", "site north: there is no export .*nowhere"),
         ("sites: {north: {export: north, labels: none.csv}}", "there is no table of labels .*none.csv"),
+        ("sites: {north: {export: north, masks: none.csv}}", "there is no table of masks .*none.csv"),
         ("sites: {north: {export: north, threshold: 0.2}}", "threshold is not known; known are export, labels"),
         ("threshold: 0.2\nsites: {north: {export: north}}", "sites.yaml: threshold is not known"),
         ("sites: {'../north': {export: north}}", "its name becomes a folder"),

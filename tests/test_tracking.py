@@ -206,6 +206,15 @@ def test_failed_run_leaves_its_directory_too(store, run_directory):
     assert json.loads(record_file(run_directory).read_text())["uploaded"] is True
 
 
+def test_hidden_files_stay_at_home(store, run_directory):
+    (run_directory / ".index-0.jsonl").write_text("{}")
+    handler = RunHandler(store, output_dir=run_directory)
+    evaluate(handler)
+    names = artifacts(store, handler.run_id)
+    assert "run.json" in names
+    assert not [name for name in names if "index-" in name]
+
+
 @pytest.mark.parametrize("event", [lambda: None, corrupt])
 def test_everything_goes_in_one_batch(store, run_directory, monkeypatch, event):
     calls = []

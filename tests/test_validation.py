@@ -12,10 +12,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
 from rich.console import Console
+from scipy.ndimage import gaussian_filter
 from test_tracking import dead_server, empty_store, runs_in, store  # noqa: F401
 from typer.testing import CliRunner
 from written_runs import BUNDLE, POINT, WEIGHTS, write_run
@@ -104,6 +106,40 @@ def test_sites_end_in_one_table_and_below_one_run(sites, tmp_path, store):  # no
     assert parent.data.metrics["south.auroc.low"] == metrics["auroc"]["low"]
     files = {item.path for item in MlflowClient(store).list_artifacts(parent.info.run_id)}
     assert files == {"validation.json", "sites.csv"}
+    together = json.loads((tmp_path / "out" / "validation.json").read_text())["pooled"]
+    assert together["auroc"]["n"] == 14
+    assert together["site_probe"]["reason"] == "no features were kept at north, south"
+    assert parent.data.metrics["all sites.auroc"] == together["auroc"]["value"]
+
+
+def test_features_and_hashes_of_the_sites_are_held_against_each_other(tmp_path, finished_sites, monkeypatch, store):  # noqa: F811
+    random = np.random.default_rng(0)
+    images = np.stack([gaussian_filter(image, 2) for image in random.normal(size=(40, 64, 64))]).astype(np.float32)
+    for shift, name in enumerate(("north", "south")):
+        features = random.normal(size=(40, 64)) + 3 * shift
+        made = write_run(tmp_path / "done" / name, count=40, features=features, images=images[::-1] * (1 + shift))
+        monkeypatch.setitem(finished_sites, name, made)
+        (tmp_path / "exports" / name).mkdir(parents=True)
+    command = validation_command(finished_sites)
+    monkeypatch.setattr(validation, "bundle_command", command)
+    sites = [Site(name, tmp_path / "exports" / name) for name in ("north", "south")]
+    validated = validate(sites, tmp_path / "out")
+    assert validated.passed  # copies are told; whether they are the same patient's, a person must see
+    assert "north and south: 40 pairs of images are nearly the same" in validated.notes
+    told = json.loads((tmp_path / "out" / "validation.json").read_text())
+    assert "40 pairs" in told["shared"][0]
+    assert told["pooled"]["site_probe"]["low"] > 0.9
+    (parent,) = [run for run in runs_in(store) if "site" not in run.data.tags]
+    assert parent.data.metrics["all sites.site_probe"] == told["pooled"]["site_probe"]["value"]
+
+
+def validation_command(finished):
+    """Each site's process copies what is finished."""
+
+    def command(bundle, site, directory, overlays, settings):
+        return [sys.executable, str(PROCESS), "complete", str(directory), str(finished[site.name])]
+
+    return command
 
 
 def test_the_same_command_again_takes_up_only_what_is_missing(sites, tmp_path, store):  # noqa: F811

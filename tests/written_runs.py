@@ -12,7 +12,9 @@ import pandas as pd
 from monai.transforms import Compose
 
 from monai_cnnprimer.dicom.export import COLUMNS, NUMBERS, REFUSED_COLUMNS, Manifest
+from monai_cnnprimer.handlers.features import FEATURES, NAMES
 from monai_cnnprimer.run_directory import RunDirectory, describe_sha256
+from monai_cnnprimer.validate.overlap import input_hashes
 from monai_cnnprimer.validate.summary import summary
 
 BUNDLE = Path(__file__).parents[1] / "bundles" / "chest_xray_resnet50"
@@ -66,8 +68,23 @@ def manifest(
     return Manifest(accepted, left, {}, ["a note on its labels"], key_id=key_id)
 
 
-def write_run(path, site=None, *, point=POINT, weights=WEIGHTS, retune=None, shift=0.0, run_manifest=None, **options):
-    """A complete run; the finding raises the logit by two, with noise that the seed of the site's cases gives."""
+def write_run(
+    path,
+    site=None,
+    *,
+    point=POINT,
+    weights=WEIGHTS,
+    retune=None,
+    shift=0.0,
+    run_manifest=None,
+    features=None,
+    images=None,
+    **options,
+):
+    """A complete run; the finding raises the logit by two, with noise that the seed of the site's cases gives.
+
+    `features` `(n, 64)` are those that the run keeps; `images` `(n, H, W)` those it keeps hashes of.
+    """
     path = Path(path)
     made = run_manifest or manifest(site or path.name, **options)
     run = RunDirectory(path, made, BUNDLE, weights, point | {"weights_sha256": weights}, TRANSFORMS, retune=retune)
@@ -75,5 +92,15 @@ def write_run(path, site=None, *, point=POINT, weights=WEIGHTS, retune=None, shi
     noise = np.random.default_rng(len(cases)).normal(size=len(cases))
     logits = [shift + 2.0 * (0 if pd.isna(label) else label) - 1 + n for label, n in zip(cases, noise, strict=True)]
     run.add(list(cases.index), logits, [1 / (1 + np.exp(-logit)) for logit in logits])
+    if features is not None:
+        write_features(path, list(cases.index), features, images)
     run.finish([], partial(summary, resamples=20))
     return path
+
+
+def write_features(path, case_ids, features, images=None, layer="layer4"):
+    """`features.csv` as `FeatureHandler` writes it."""
+    hashes = input_hashes(images[:, None], b"key") if images is not None else [""] * len(case_ids)
+    table = pd.DataFrame(np.asarray(features, dtype=np.float16).astype(float), columns=list(NAMES))
+    table = pd.DataFrame({"case_id": case_ids, "image_hash": hashes, "layer": layer}).join(table)
+    table.to_csv(path / FEATURES, index=False, lineterminator="\n", float_format="%.4g")

@@ -15,7 +15,9 @@ app = typer.Typer()
 
 @app.command(epilog="Example: `cnnprimer merge validation/north validation/south --output pooled`")
 def merge(
-    runs: Annotated[list[Path], typer.Argument(help="Complete run directories, one a site.", metavar="RUN...")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="Complete run directories, or zips of `pack`, one a site.", metavar="RUN...")
+    ],
     output: Output,
 ) -> None:
     """Pools the tables of several sites into one run directory, with pooled figures and `sites.csv`; no image is read.

@@ -17,7 +17,10 @@ app = typer.Typer()
     epilog="Example: `cnnprimer report runs/aspen runs/birch runs/cedar --output report.html --internal aspen`"
 )
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories of one model, one a site.", metavar="RUN...")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Run directories of one model, or zips of `pack`, one a site.", metavar="RUN..."),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file.", metavar="FILE.html")] = Path(
         "report.html"
     ),

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from monai_cnnprimer.report.gate import shortcut_section
 from monai_cnnprimer.report.page import Block, Details, Words, page_html
+from monai_cnnprimer.report.validation_attributions import attribution_section
 from monai_cnnprimer.report.validation_cases import (
     flow_section,
     model_section,
@@ -17,6 +19,7 @@ from monai_cnnprimer.report.validation_cases import (
 )
 from monai_cnnprimer.report.validation_checklists import checklist_section
 from monai_cnnprimer.report.validation_gallery import gallery_section
+from monai_cnnprimer.report.validation_image import image_section
 from monai_cnnprimer.report.validation_limits import limits_section
 from monai_cnnprimer.report.validation_results import (
     calibration_section,
@@ -25,12 +28,7 @@ from monai_cnnprimer.report.validation_results import (
     site_table,
 )
 from monai_cnnprimer.report.validation_sites import Site, read_sites
-from monai_cnnprimer.report.validation_subgroups import (
-    attribution_section,
-    image_section,
-    pooled_blocks,
-    subgroup_section,
-)
+from monai_cnnprimer.report.validation_subgroups import subgroup_section
 from monai_cnnprimer.report.validation_words import RULE, summary_sentences
 from monai_cnnprimer.run_directory import write_atomically
 from monai_cnnprimer.validate.runs import RunError
@@ -84,8 +82,9 @@ def validation_html(sites: Sequence[Site], internal: Site | None = None, cases: 
         results_section(sites),
         calibration_section(sites),
         subgroup_section(sites),
-        image_section(sites, pooled_blocks(sites)),
+        image_section(sites),
         attribution_section(sites),
+        shortcut_section({site.name: site.run.path / "audit" / "gate.json" for site in sites}),
         gallery_section(sites, cases),
         limits_section(sites, internal),
     ]

@@ -45,7 +45,7 @@ TRIPOD_AI = (
     Item("12e", "measures of performance", "discrimination, calibration, net benefit with intervals", "calibration"),
     Item("12f", "updating of the model", "{updating}", "operating-point"),
     Item("12g", "how predictions were computed", "weights SHA-256 {weights}, threshold {threshold}", "model"),
-    Item("13", "class imbalance", "prevalence beside every measure that depends on it", "discrimination"),
+    Item("13", "class imbalance", "no method used in testing; prevalence beside what depends on it", "discrimination"),
     Item("14", "fairness", "subgroups by view, sex, age, vendor and pairs of them", "subgroups"),
     Item("15", "output of the model", "probability of the finding; positive from {threshold}", "operating-point"),
     Item("16", "differences between development and evaluation data"),
@@ -78,7 +78,7 @@ CLAIM = (
         "11", "de-identification", "keyed hashes for cases and patients; no patient attribute in the runs", "provenance"
     ),
     Item("12", "missing data", "counted, none is filled in", "flow"),
-    Item("13", "image acquisition"),
+    Item("13", "image acquisition", "what the headers state of size, spacing, exposure, vendor; more: open", "image"),
     Item("14–18", "reference standard: definition, reason, annotators, annotation, variability"),
     Item("19–20", "partitions and their level", "all cases test; whether the weights saw them: open", "flow"),
     Item("21", "intended sample size"),
@@ -108,8 +108,9 @@ def checklist_section(sites: Sequence[Site], internal: Site | None, anchors: Seq
     facts = _facts(sites, internal)
     words = Words(
         "What the runs can fill is filled and links to its section. The rest is open, for the authors to write. A "
-        "filled item says that the information is here, not that it is good. Items are in our own words, and their "
-        "numbers were not held against the publications: check them before you submit."
+        "filled item says that the information is here, not that it is good. Items are in our own words. Their numbers "
+        "were compared with transcriptions of both lists (52 sub-items of TRIPOD+AI, 44 items of CLAIM), not with the "
+        "publications themselves, which have the exact wording."
     )
     tables = [
         Table(title, ["item", "asks for", "given here"], [_row(item, facts, anchors) for item in items])

@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from monai_cnnprimer.figures.validation_gallery import pair_webp
 from monai_cnnprimer.handlers.maps import file_name
 from monai_cnnprimer.report.page import Block, Gallery, Picture, Section, Table, Words
-from monai_cnnprimer.report.validation_numbers import decimal, listed
+from monai_cnnprimer.report.validation_numbers import count, decimal, listed, percent
 from monai_cnnprimer.report.validation_sites import Site
-from monai_cnnprimer.report.validation_subgroups import shares_of_errors
 
 
 class Kind(NamedTuple):
@@ -44,7 +43,7 @@ def gallery_section(sites: Sequence[Site], cases: int) -> Section:
     counts = Table(
         "Errors among the labelled cases, at the threshold in use.",
         ["site", "errors"],
-        [[site.name, shares_of_errors(site) if len(site.labelled) else "– (no labels)"] for site in complete],
+        [[site.name, _shares_of_errors(site) if len(site.labelled) else "– (no labels)"] for site in complete],
     )
     blocks: list[Block] = [counts]
     pictured = [site for site in complete if len(site.gradcam) and (site.run.path / "maps").is_dir()]
@@ -67,6 +66,17 @@ def gallery_section(sites: Sequence[Site], cases: int) -> Section:
     if without:
         blocks.append(Words(f"No images and maps in the run directories of {listed(without)}.", "open"))
     return Section("gallery", "Errors and other cases, with Grad-CAM", blocks)
+
+
+def _shares_of_errors(site: Site) -> str:
+    """How many of a site's labelled cases are false, in words."""
+    labelled = site.labelled
+    wrong = labelled[labelled["label"] != labelled["predicted"]]
+    false_positive = int((wrong["predicted"] == 1).sum())
+    return (
+        f"{count(len(wrong), 'error')} of {len(labelled):,} ({percent(len(wrong) / len(labelled), len(labelled))} %): "
+        f"{false_positive:,} false positive, {len(wrong) - false_positive:,} false negative"
+    )
 
 
 def _first(kind: Kind) -> str:

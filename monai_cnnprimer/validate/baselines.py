@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, PolynomialFeatures, StandardScaler
 
 from monai_cnnprimer.validate.statistics import Auroc, Bootstrap, auroc, clustered_bootstrap, proportion
+from monai_cnnprimer.validate.statistics.bootstrap import Counts
 
 MEASURED = ("rows", "columns", "pixel_spacing_mm")
+EXPOSED = ("kvp", "exposure_mas", "exposure_index")
 NAMED = (
     "view", "laterality", "manufacturer", "spacing_source", "polarity", "lut", "orientation", "transfer_syntax",
     "burned_in", "quirks",
@@ -67,15 +69,16 @@ class AgesOutside:
 
 
 def metadata_baseline(table: pd.DataFrame, seed: int = 0) -> Baseline:
-    """What size, spacing, vendor, view and the like tell of the label, without the image.
+    """What size, spacing, exposure, vendor, view and the like tell of the label, without the image.
 
-    A logistic regression on the logarithms of rows, columns and spacing, their quotient and products, and the words of
-    the manifest's other acquisition columns, in five folds of whole patients; each case is scored by the folds it is
-    not in. What is compared with the model is its AUROC on the same cases.
+    A logistic regression on the logarithms of rows, columns and spacing, their quotient and products, those of tube
+    voltage, exposure and exposure index, and the words of the manifest's other acquisition columns, in five folds of
+    whole patients; each case is scored by the folds it is not in. What is compared with the model is its AUROC on the
+    same cases.
 
     Args:
         table: one row a case: `label` (0, 1 or missing), `patient_key`, and those acquisition columns of the manifest
-            (`MEASURED`, `NAMED`) that there are.
+            (`MEASURED`, `EXPOSED`, `NAMED`) that there are.
         seed: of the folds.
 
     Returns:
@@ -89,7 +92,8 @@ def metadata_baseline(table: pd.DataFrame, seed: int = 0) -> Baseline:
         raise ValueError(f"the table has no {' and no '.join(sorted(missing))}: a baseline needs both")
     known = table[table["label"].notna()]
     label, patient = known["label"].astype(int).to_numpy(), known["patient_key"].to_numpy()
-    columns = tuple(name for name in (*MEASURED, *NAMED) if name in known and known[name].nunique(dropna=False) > 1)
+    acquisition = (*MEASURED, *EXPOSED, *NAMED)
+    columns = tuple(name for name in acquisition if name in known and known[name].nunique(dropna=False) > 1)
     reason = _too_few(label, patient) or ("" if columns else "no acquisition column varies")
     if reason:
         return _without(label, columns, reason)
@@ -156,7 +160,7 @@ def site_probe(features: ArrayLike, site: ArrayLike, patient: ArrayLike, seed: i
     folds = _folds(sites, patients, seed)
     probability = cross_val_predict(model, x, sites, cv=folds, method="predict_proba")
     table = pd.DataFrame({"site": sites, "patient": patients, "right": probability.argmax(axis=1) == sites})
-    accuracy = clustered_bootstrap(lambda drawn: _balanced(drawn, names.size), table, "patient", seed=seed)
+    accuracy = clustered_bootstrap(_BalancedAccuracy(names.size), table, "patient", seed=seed)
     apart = {str(name): auroc(sites == place, probability[:, place]) for place, name in enumerate(names)}
     return SiteProbe(accuracy, 1 / names.size, apart)
 
@@ -205,25 +209,44 @@ def _folds(strata: NDArray[Any], patient: NDArray[Any], seed: int) -> list[tuple
 
 
 def _acquisition(known: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    measured = {name: np.log(known[name].astype("float64")) for name in columns if name in MEASURED}
+    measured = {name: np.log(known[name].astype("float64")) for name in columns if name in (*MEASURED, *EXPOSED)}
     named = {name: known[name].fillna("").astype(str) for name in columns if name in NAMED}
     return pd.DataFrame(measured | named)
 
 
 def _regression(columns: Sequence[str]) -> BaseEstimator:
-    """Logistic regression; of the logarithms the squares and products too, so that any quotient of sizes is there."""
-    measured = make_pipeline(
-        SimpleImputer(add_indicator=True, keep_empty_features=True), StandardScaler(), PolynomialFeatures(2)
-    )
+    """Logistic regression; of the sizes' logarithms the squares and products too, so that any quotient is there."""
+    known = (SimpleImputer(add_indicator=True, keep_empty_features=True), StandardScaler())
     encode = make_column_transformer(
-        (measured, [name for name in columns if name in MEASURED]),
+        (make_pipeline(*known, PolynomialFeatures(2)), [name for name in columns if name in MEASURED]),
+        (make_pipeline(*known), [name for name in columns if name in EXPOSED]),
         (OneHotEncoder(handle_unknown="ignore"), [name for name in columns if name in NAMED]),
     )
     return make_pipeline(encode, LogisticRegression(max_iter=1000))
 
 
-def _balanced(drawn: pd.DataFrame, sites: int) -> float | None:
-    """Mean over sites of the share named rightly; None where a site was not drawn."""
-    site = drawn["site"].to_numpy()
-    cases, right = np.bincount(site, minlength=sites), np.bincount(site, weights=drawn["right"], minlength=sites)
-    return float((right / cases).mean()) if cases.all() else None
+@dataclass(frozen=True)
+class _BalancedAccuracy:
+    """Mean over sites of the share named rightly; None where a site was not drawn. A `CountedStatistic`."""
+
+    sites: int
+
+    def __call__(self, frame: pd.DataFrame) -> float | None:
+        value = self.on_counts(frame, np.zeros(len(frame), dtype=np.intp))(np.ones((1, 1), dtype=np.int32))[0]
+        return None if np.isnan(value) else float(value)
+
+    def on_counts(self, frame: pd.DataFrame, cluster: NDArray[np.intp]) -> Callable[[Counts], NDArray[np.float64]]:
+        """Cases and right ones of each cluster at each site, times how often it was drawn."""
+        place = cluster * self.sites + frame["site"].to_numpy()
+        size = (int(cluster.max()) + 1) * self.sites
+        cases, right = (
+            np.bincount(place, weights=weights, minlength=size).reshape(-1, self.sites)
+            for weights in (np.ones(len(frame)), frame["right"].to_numpy(dtype=np.float64))
+        )
+
+        def means(counts: Counts) -> NDArray[np.float64]:
+            drawn, named = counts @ cases, counts @ right
+            shares = np.divide(named, drawn, out=np.full(drawn.shape, np.nan), where=drawn > 0)
+            return shares.mean(axis=1)
+
+        return means

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from monai_cnnprimer.atomic import write_atomically
+from monai_cnnprimer.handlers.features import COLUMNS, FEATURES
 from monai_cnnprimer.run_directory import PREDICTION_COLUMNS, package_versions, with_manifest, write_run_json
 from monai_cnnprimer.validate.runs import Run, RunError
 from monai_cnnprimer.validate.shared_cases import shared_cases
@@ -51,7 +52,12 @@ def merge_runs(runs: Sequence[Run], output: Path) -> list[str]:
     shared = shared_cases(runs)
     if shared.cases:
         raise RunError(f"{'; '.join(shared.cases)}: each would be counted twice")
-    notes = [*shared.patients, *shared.unknown, *(f"{run.site}: {note}" for run in runs for note in run.run["notes"])]
+    notes = [
+        *shared.patients,
+        *shared.alike,
+        *shared.unknown,
+        *(f"{run.site}: {note}" for run in runs for note in run.run["notes"]),
+    ]
     _write(runs, output, notes)
     return notes
 
@@ -78,7 +84,8 @@ def check_alike(runs: Sequence[Run]) -> None:
 
 
 def _write(runs: Sequence[Run], output: Path, notes: list[str]) -> None:
-    (output / "run.json").unlink(missing_ok=True)  # until all is there, it is no run directory
+    for stale in ("run.json", FEATURES):  # until all is there, it is no run directory
+        (output / stale).unlink(missing_ok=True)
     manifest = _pooled([run.manifest for run in runs], ["case_id"])
     predictions = _pooled([_as_written(run.predictions) for run in runs], ["case_id"])
     predictions = predictions[[name for name in PREDICTION_COLUMNS if name in predictions]]
@@ -88,6 +95,8 @@ def _write(runs: Sequence[Run], output: Path, notes: list[str]) -> None:
         "predictions.csv": predictions,
         "errors.csv": _pooled([run.errors for run in runs], ["case_id"]),
     }
+    if (features := _features(runs)) is not None:
+        tables[FEATURES] = features
     texts = {name: str(table.to_csv(index=False, lineterminator="\n")) for name, table in tables.items()}
     texts["metrics.json"] = _json(summary(with_manifest(predictions, manifest)))
     texts["operating_point.json"] = _json(runs[0].operating_point)
@@ -96,6 +105,17 @@ def _write(runs: Sequence[Run], output: Path, notes: list[str]) -> None:
         write_atomically(output / name, text)
     sha256 = hashlib.sha256(texts["manifest.csv"].encode()).hexdigest()
     write_run_json(output, _run_json(runs, sha256) | {"notes": notes, "versions": package_versions()})
+
+
+def _features(runs: Sequence[Run]) -> pd.DataFrame | None:
+    """Features of all cases, as text; without hashes of images where these are not of one key."""
+    files = [run.path / FEATURES for run in runs if (run.path / FEATURES).is_file()]
+    if not files:
+        return None
+    tables = [pd.read_csv(file, dtype=str, keep_default_na=False) for file in files]
+    pooled = _pooled([table.reindex(columns=COLUMNS, fill_value="") for table in tables], ["case_id"])
+    keys = {run.run.get("key_id", "") for run in runs}
+    return pooled if len(keys) == 1 and keys != {""} else pooled.assign(image_hash="")
 
 
 def _run_json(runs: Sequence[Run], manifest_sha256: str) -> dict[str, Any]:

@@ -78,7 +78,8 @@ class ModelRun(RunHandler):
     def _all_metrics(self, of_engine: Mapping[str, Any], time: int) -> list[Metric]:
         told = self._read("run.json")
         # Of two values at one time MLflow shows the larger, and here a later one replaces an earlier one.
-        return metrics_of(told, told.get("figures", {}), get_current_time_millis())
+        figures = told.get("figures", {}) | {"all sites": told.get("pooled", {})}  # no site's name has a blank
+        return metrics_of(told, figures, get_current_time_millis())
 
 
 def sync_validation(output: Path, tracking_uri: str | None = None, experiment_name: str | None = None) -> str:

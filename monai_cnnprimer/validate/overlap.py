@@ -1,24 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Patients and images that two sites or two splits have in common: by key, by file, and by likeness.
+"""Images that are nearly the same: hashes that stay alike when an image is saved anew, and the search for pairs.
 
-A perceptual hash shows to anyone who has the image that it was among the cases. That makes it patient data: it is for
-use where the images are, or with a key that the sites share, and no folder that is sent away holds it.
+A perceptual hash without a key is patient data: it is as good as a thumbnail of signs, and whoever has the image sees
+that it was among the cases. A run therefore keeps hashes made with the key of its pseudonyms: they compare with those
+of the same key, and say nothing to one who has a single hash and no key. They are no secret for ever: one who has many
+of them, and many radiographs of the kind, can guess the order of the bits from which bits go together. `cnnprimer pack`
+therefore leaves them out unless a site asks for them.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
-from itertools import combinations
+import os
+from collections.abc import Iterable
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.fft import dctn
 
+from monai_cnnprimer.dicom.key import pseudonym_key
+
 SIDE = 32  # px of a thumbnail
 KEPT = 16  # frequencies a side of which the hash keeps the signs
+BITS = KEPT * KEPT - 1
 # Of 22 million pairs of radiographs of different patients (Kermany, NIH), 2 are within 40 bits, and one of these is the
 # same image twice. JPEG of quality 30, brightness, gamma 0.8 and half the size moved 300 images by 22 at most; of crops
 # of up to 2 % a side 97 % stayed within 40, of 4 % only 39 %. A hash of 64 bits parts less: 1 pair in 100,000 is within
@@ -28,48 +34,7 @@ NEAR_TO_LOOK_AT = 56  # with thumbnails, where the correlation decides
 ALIKE = 0.93  # correlation of thumbnails; 6 of these pairs reach it
 MOST_PAIRS = 1_000_000
 BLOCK = 256
-
-
-@dataclass(frozen=True)
-class Shared:
-    """What two groups of cases have in common: patients by key, images by file."""
-
-    first: str
-    second: str
-    patients: int
-    files: int
-
-
-def shared_cases(tables: Mapping[str, pd.DataFrame]) -> list[Shared]:
-    """Patients and files that are in two of several manifests, for each pair of them.
-
-    Keys of patients can only be compared where both were made with one key; 0 says nothing else. Files are compared by
-    their bytes, for any key.
-
-    Args:
-        tables: by site or split, manifests with `patient_key` and `sha256`.
-
-    Raises:
-        ValueError: a table without these columns.
-
-    Example:
-        >>> first = pd.DataFrame({"patient_key": ["a", "b"], "sha256": ["1", "2"]})
-        >>> second = pd.DataFrame({"patient_key": ["b", "c"], "sha256": ["3", "4"]})
-        >>> shared_cases({"train": first, "test": second})
-        [Shared(first='train', second='test', patients=1, files=0)]
-    """
-    for name, table in tables.items():
-        missing = {"patient_key", "sha256"} - set(table.columns)
-        if missing:
-            raise ValueError(f"the manifest of {name} has no {' and no '.join(sorted(missing))}")
-    known = {
-        name: [set(table[column].dropna()) - {""} for column in ("patient_key", "sha256")]
-        for name, table in tables.items()
-    }
-    return [
-        Shared(first, second, *(len(ours & theirs) for ours, theirs in zip(known[first], known[second], strict=True)))
-        for first, second in combinations(known, 2)
-    ]
+DARK = 0.02  # of the range above the darkest value: what padding and empty margins have
 
 
 def thumbnails(images: ArrayLike) -> NDArray[np.float32]:
@@ -84,15 +49,15 @@ def thumbnails(images: ArrayLike) -> NDArray[np.float32]:
     if not np.isfinite(pixels).all():
         raise ValueError("images hold values that are not finite")
     down, across = (_cells(length) for length in pixels.shape[1:])
-    return np.einsum("rh,nhw,cw->nrc", down, pixels, across, optimize=True)
+    return np.asarray(down @ pixels @ across.T)
 
 
 def perceptual_hashes(images: ArrayLike, key: bytes | None = None) -> NDArray[np.uint64]:
     """Signs of the 255 lowest frequencies about their median, 256 bits an image, after Zauner (thesis, Hagenberg 2010).
 
-    Contrast, brightness and size change few of them. With a key the bits are shuffled and some turned round: distances
-    stay, and without the key no hash can be made to compare with. That hides them from outsiders, not from one who has
-    many hashes and radiographs like these to guess the order from.
+    Contrast, brightness and size change few of them. With a key the bits are shuffled and half of them turned round, in
+    the same way for every version of every library: distances stay, and without the key no hash can be made to compare
+    with.
 
     Args:
         images: ``(n, H, W)``, 32 px or more a side; all of one size in one call.
@@ -113,9 +78,33 @@ def perceptual_hashes(images: ArrayLike, key: bytes | None = None) -> NDArray[np
     waves = spectrum.reshape(len(spectrum), -1)[:, 1:]
     bits = waves > np.median(waves, axis=1, keepdims=True)
     if key is not None:
-        random = np.random.default_rng(list(hashlib.sha256(b"perceptual hash" + key).digest()))
-        bits = bits[:, random.permutation(bits.shape[1])] ^ (random.random(bits.shape[1]) < 0.5)
+        order, turned = _shuffle(key)
+        bits = bits[:, order] ^ turned
     return np.packbits(np.pad(np.ascontiguousarray(bits), ((0, 0), (0, 1))), axis=1).view(np.uint64)
+
+
+def input_hashes(images: NDArray[np.float32], key: bytes | str | os.PathLike[str] | None = None) -> list[str]:
+    """Keyed hashes of a network's inputs, as a run keeps them.
+
+    The padding is cut off first: as the same frame round unlike radiographs it would make them alike. Of 1,033,813
+    pairs of different patients (Kermany's test part at its own aspect, NIH; 160 px) 44 were within 56 bits with the
+    padding and 4 without it, 1 within 40: the same image twice.
+
+    Args:
+        images: ``(n, C, H, W)``; of several channels the mean.
+        key: as in `pseudonym_key`.
+
+    Returns:
+        64 hexadecimal digits each; "" for an image of one value, with values that are not finite, or of less than 32 px
+        a side without its padding.
+    """
+    secret = pseudonym_key(key)
+    return [_input_hash(image.mean(axis=0), secret) for image in np.asarray(images, dtype=np.float32)]
+
+
+def hashes_from_hex(texts: Iterable[str]) -> NDArray[np.uint64]:
+    """Hashes `(n, 4)` of `input_hashes`' digits, none of them empty."""
+    return np.frombuffer(bytes.fromhex("".join(texts)), dtype=np.uint64).reshape(-1, 4)
 
 
 def near_duplicates(
@@ -149,6 +138,39 @@ def near_duplicates(
     return pairs.sort_values(["bits", "first", "second"], ignore_index=True)
 
 
+def _input_hash(image: NDArray[np.float32], key: bytes) -> str:
+    if not np.isfinite(image).all() or not np.ptp(image) > 0:
+        return ""
+    inside = without_margins(image)
+    return "" if min(inside.shape) < SIDE else perceptual_hashes(inside[None], key).tobytes().hex()
+
+
+def without_margins(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """An image `(H, W)` without dark margins of equal width, above and below or left and right: what padding adds.
+
+    Example:
+        >>> without_margins(np.pad(np.ones((40, 30), dtype=np.float32), ((0, 0), (5, 5)))).shape
+        (40, 30)
+    """
+    dark = image <= image.min() + DARK * np.ptp(image)
+    above, left = (_margin(dark.all(axis=axis)) for axis in (1, 0))
+    return image[above : len(image) - above] if above > left else image[:, left : image.shape[1] - left]
+
+
+def _margin(dark: NDArray[np.bool_]) -> int:
+    """How many lines are dark from either end; not all of them."""
+    light = np.flatnonzero(~dark)
+    return int(min(light[0], dark.size - 1 - light[-1])) if light.size else 0
+
+
+@lru_cache(maxsize=4)
+def _shuffle(key: bytes) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """The order of the bits, and which are turned round."""
+    stream = np.frombuffer(hashlib.shake_256(b"perceptual hash" + key).digest(16 * BITS), dtype="<u8")
+    return np.argsort(stream[:BITS], kind="stable"), stream[BITS:] % 2 == 1
+
+
+@lru_cache(maxsize=256)
 def _cells(length: int) -> NDArray[np.float32]:
     """`(32, length)`: how much of each pixel lies in each cell, as weights of a mean."""
     edges = np.arange(SIDE + 1) * length / SIDE

@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +17,8 @@ from monai_cnnprimer.run_directory import digest_of
 from monai_cnnprimer.validate.patient_data import scan_csv, scan_json
 from monai_cnnprimer.validate.runs import Run
 
-COLUMNS_LEFT_OUT = ("file",)
-"""Columns that name files of an image folder; the keyed hash of the path stays."""
+COLUMNS_LEFT_OUT = ("file", "image_hash")
+"""Names of files in an image folder, of which the keyed hash stays; and keyed hashes of images (see `overlap`)."""
 _MOST_TOLD = 10
 
 
@@ -33,8 +34,8 @@ class Packed:
     left_out: list[str]
 
 
-def pack_run(run: Run, output: Path) -> Packed:
-    """Writes the zip that a site may send; `read_run` reads it once unpacked.
+def pack_run(run: Run, output: Path, image_hashes: bool = False) -> Packed:
+    """Writes the zip that a site may send; `read_run` reads it as it is.
 
     Only tables (CSV, JSON) are taken: figures and maps show the images, or follow them. The same run gives the same
     bytes, as far as the zlib in use is the same.
@@ -42,11 +43,13 @@ def pack_run(run: Run, output: Path) -> Packed:
     Args:
         run: a complete run.
         output: the zip.
+        image_hashes: send the keyed hashes of images too, so that images that stand at two sites of one key are found;
+            `validate.overlap` says what they could tell to whom.
 
     Raises:
         PatientDataFound: the scanner found something; no file is written.
     """
-    taken = _tables(run)
+    taken = _tables(run, [name for name in COLUMNS_LEFT_OUT if name != "image_hash" or not image_hashes])
     found = [text for name, content in taken.items() for text in _found(name, content)]
     if found:
         rest = f"; and {len(found) - _MOST_TOLD} more" if len(found) > _MOST_TOLD else ""
@@ -67,21 +70,21 @@ def pack_run(run: Run, output: Path) -> Packed:
     return Packed(sorted(taken), sorted({parts[0] if len(parts) == 1 else f"{parts[0]}/" for parts in left_out}))
 
 
-def _tables(run: Run) -> dict[str, str]:
+def _tables(run: Run, left_out: Sequence[str]) -> dict[str, str]:
     """The tables' text by name, without the columns that are left out, and `run.json` with the hashes of these."""
     files = [path for path in sorted(run.path.iterdir()) if path.suffix in (".csv", ".json") and path.name[0] != "."]
     texts = {path.name: path.read_text(encoding="utf-8") for path in files if path.name != "run.json"}
-    texts = {name: _without_columns(text) if name.endswith(".csv") else text for name, text in texts.items()}
+    texts = {name: _without_columns(text, left_out) if name.endswith(".csv") else text for name, text in texts.items()}
     told = {key: value for key, value in run.run.items() if key != "sha256"}
     told["files"] = {name: hashlib.sha256(texts[name].encode()).hexdigest() for name in run.run["files"]}
-    told["packed"] = {"columns_left_out": list(COLUMNS_LEFT_OUT)}
+    told["packed"] = {"columns_left_out": list(left_out)}
     texts["run.json"] = json.dumps(told | {"sha256": digest_of(told)}, indent=2) + "\n"
     return texts
 
 
-def _without_columns(text: str) -> str:
+def _without_columns(text: str, left_out: Sequence[str]) -> str:
     rows = list(csv.reader(io.StringIO(text)))
-    kept = [place for place, name in enumerate(rows[0] if rows else []) if name not in COLUMNS_LEFT_OUT]
+    kept = [place for place, name in enumerate(rows[0] if rows else []) if name not in left_out]
     if not rows or len(kept) == len(rows[0]):
         return text
     written = io.StringIO()

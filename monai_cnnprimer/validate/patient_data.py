@@ -18,6 +18,7 @@ from typing import Any
 from pydicom.uid import UID_dictionary
 
 from monai_cnnprimer.dicom.rows import AGE_BANDS
+from monai_cnnprimer.handlers.features import NAMES
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,11 @@ _FORMS = {
     "logit": _NUMBER,
     "probability": _NUMBER,
     "pixel_spacing_mm": _NUMBER,
+    "kvp": _NUMBER,
+    "exposure_mas": _NUMBER,
+    "exposure_index": _NUMBER,
+    "image_hash": r"([0-9a-f]{64})?",
+    **dict.fromkeys(NAMES, _NUMBER),
 }
 # Forms that are right where they stand, and would look like something else; other text there is searched.
 _RIGHT = {

@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run directory read back: complete, unchanged since it was written, its tables with their types."""
+"""A run directory, or the zip that a site sent of one, read back: complete, unchanged, its tables with their types."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
+import shutil
+import tempfile
+import weakref
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +20,7 @@ import pandas as pd
 from monai_cnnprimer.dicom.export import NUMBERS
 from monai_cnnprimer.run_directory import TABLES, digest_of, with_manifest
 
+MOST_BYTES = 1 << 32  # of a zip's tables; those of a million cases are smaller
 _NUMBERS = NUMBERS | {"logit": "float64", "probability": "float64", "predicted": "Int64"}
 
 
@@ -69,16 +76,51 @@ def read_run(path: str | Path, *, unfinished: bool = False) -> Run:
     """Reads a run directory and checks it against the hashes that it was closed with.
 
     Args:
-        path: the folder.
+        path: the folder, or a zip of `pack_run`. That is unpacked into a temporary folder, which `Run.path` then is; it
+            goes when the run does.
         unfinished: read also a run that failed or was killed, with empty tables where it has none.
 
     Raises:
         FileNotFoundError: there is no such folder.
-        RunError: it is no run directory, is half written, or a file of it was changed since.
+        RunError: it is no run directory, is half written, or a file of it was changed since; a zip that holds anything
+            else than the tables of one run.
     """
     folder = Path(path).expanduser()
+    if not folder.is_file():
+        return _read_folder(folder, unfinished)
+    home = tempfile.mkdtemp(prefix="cnnprimer-")
+    try:
+        run = _read_folder(_unpacked(folder, Path(home)), unfinished)
+    except BaseException:
+        shutil.rmtree(home)
+        raise
+    weakref.finalize(run, shutil.rmtree, home, ignore_errors=True)
+    return run
+
+
+def _unpacked(archive: Path, home: Path) -> Path:
+    """The folder of the one run that a zip holds; nothing is written but its tables, and no more than they may be."""
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            names = [
+                re.fullmatch(r"([A-Za-z0-9][\w.-]*)/[A-Za-z0-9_]+\.(?:csv|json)", name) for name in packed.namelist()
+            ]
+            sites = {match[1] for match in names if match}
+            if len(sites) != 1 or not all(names):
+                raise RunError(
+                    f"{archive.name}: it holds something else than the tables of one run; see cnnprimer pack"
+                )
+            if sum(entry.file_size for entry in packed.infolist()) > MOST_BYTES:
+                raise RunError(f"{archive.name}: unpacked it would be larger than {MOST_BYTES >> 30} GiB")
+            packed.extractall(home)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError):
+        raise RunError(f"{archive.name} is no run directory, and no zip of one that can be read") from None
+    return home / sites.pop()
+
+
+def _read_folder(folder: Path, unfinished: bool) -> Run:
     if not folder.is_dir():
-        raise FileNotFoundError(f"{path}: no such run directory")
+        raise FileNotFoundError(f"{folder}: no such run directory")
     run = _json_object(folder, "run.json")
     if "status" not in run or run.get("sha256") != digest_of(run):
         raise _changed(folder, "run.json")
@@ -104,7 +146,7 @@ def read_run(path: str | Path, *, unfinished: bool = False) -> Run:
 
 
 def _verify(folder: Path, files: dict[str, str]) -> None:
-    for name in TABLES:
+    for name in dict.fromkeys((*TABLES, *files)):
         file = folder / name
         if name not in files or not file.is_file():
             raise RunError(f"{folder.name}: {name} is missing, the folder is half written or half copied")

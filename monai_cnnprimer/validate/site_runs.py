@@ -23,7 +23,9 @@ from monai_cnnprimer.validate.sites import Site
 
 _LOOK_SECONDS = 0.2
 _TERMINATE_SECONDS = 30  # to write the run directory and tell MLflow, before the process is killed
-_MEMORY = re.compile(r"MemoryError|[Oo]ut ?[Oo]f ?[Mm]emory|[Cc]an(not|'t) allocate memory|killed by signal: Killed")
+_MEMORY = re.compile(
+    r"MemoryError|bad_alloc|[Oo]ut ?[Oo]f ?[Mm]emory|[Cc]an(not|'t) allocate memory|killed by signal: Killed"
+)
 _EXCEPTION = re.compile(r"^(?:[A-Za-z_]\w*\.)*([A-Z]\w+)(?:: (.*))?$")
 
 
@@ -170,10 +172,10 @@ def _sigterm_raised() -> Iterator[None]:
 def _reason(code: int, name: str, detail: str) -> str:
     if code == -signal.SIGKILL:
         return "ended by SIGKILL, as the system does when memory runs out"
-    if code < 0 or code == 128 + signal.SIGTERM:
-        return f"ended by {signal.Signals(-code if code < 0 else code - 128).name}"
     if _MEMORY.search(f"{name}: {detail}"):
         return f"out of memory ({name}): give fewer jobs or a smaller batch_size"
+    if code < 0 or code == 128 + signal.SIGTERM:
+        return f"ended by {signal.Signals(-code if code < 0 else code - 128).name}"
     return name or f"ended with exit code {code}"
 
 
@@ -182,7 +184,9 @@ def _last_exception(log: Path) -> tuple[str, str]:
     text = log.read_text(errors="replace")[-100_000:]
     chain = text[text.rfind("Traceback (most recent call last)", 0, _first_of_chain(text)) :].splitlines()
     found = [match for match in map(_EXCEPTION.match, chain) if match]
-    return (found[0][1], found[0][2] or "") if found else ("", "")
+    if not found:  # compiled code has no traceback
+        return ("bad_alloc", "") if "std::bad_alloc" in text else ("", "")
+    return found[0][1], found[0][2] or ""
 
 
 def _first_of_chain(text: str) -> int:

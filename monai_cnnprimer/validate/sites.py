@@ -30,6 +30,7 @@ class Site:
         ages: youngest and oldest age in years that is expected; None for no bound. Others are told, not refused.
         split: only those rows of an image folder's `manifest.csv`.
         key: file with the key of its pseudonyms, or None for the kept one.
+        masks: CSV that names mask images of lungs, heart, markers or findings, or None; see `dicom.masks.RegionMasks`.
     """
 
     name: str
@@ -40,11 +41,18 @@ class Site:
     ages: Sequence[int | None] | None = None
     split: str | None = None
     key: Path | None = None
+    masks: Path | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", self.name):
             raise ValueError(f"site {self.name!r}: its name becomes a folder: use letters, digits, - and _")
-        for what, path in (("export", self.export), ("table of labels", self.labels), ("key file", self.key)):
+        named = {
+            "export": self.export,
+            "table of labels": self.labels,
+            "key file": self.key,
+            "table of masks": self.masks,
+        }
+        for what, path in named.items():
             if path is not None and not path.exists():
                 raise FileNotFoundError(f"site {self.name}: there is no {what} {path}")
         if self.ages is not None and len(self.ages) != 2:
@@ -53,7 +61,9 @@ class Site:
     def options(self) -> dict[str, Any]:
         """What the bundle's configuration is told about the site."""
         told = {"dataset_dir": str(self.export), "site": self.name}
-        paths = {name: str(getattr(self, name)) for name in ("labels", "key") if getattr(self, name) is not None}
+        paths = {
+            name: str(getattr(self, name)) for name in ("labels", "key", "masks") if getattr(self, name) is not None
+        }
         others = {name: getattr(self, name) for name in ("label_map", "views", "split")}
         return told | paths | {name: value for name, value in others.items() if value is not None}
 
@@ -106,7 +116,7 @@ def read_plan(file: str | Path) -> Plan:
         _check_names(f"{path.name}, site {name}", entries, Site)
         if "export" not in entries:
             raise ValueError(f"{path.name}, site {name}: there is no export; give its folder, DICOMDIR or zip")
-        sites.append(Site(**_placed(folder, {**entries, "name": str(name)}, ("export", "labels", "key"))))
+        sites.append(Site(**_placed(folder, {**entries, "name": str(name)}, ("export", "labels", "key", "masks"))))
     return Plan(**_placed(folder, {**stated, "sites": sites}, ("output", "operating_point")))
 
 

@@ -13,6 +13,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import mlflow
@@ -242,8 +243,16 @@ class RunHandler(MLFlowHandler):
             self._dispose_sqlite_store()
 
     def _log_files(self) -> None:
-        if self.output_dir is not None:
-            self.client.log_artifacts(self.run_id, str(self.output_dir))
+        """Uploads the run directory but for its hidden files, such as the rows kept for the next index."""
+        if self.output_dir is None:
+            return
+        with TemporaryDirectory() as shown:
+            for path in sorted(self.output_dir.rglob("[!.]*")):
+                if path.is_file():
+                    link = Path(shown, path.relative_to(self.output_dir))
+                    link.parent.mkdir(parents=True, exist_ok=True)
+                    link.symlink_to(path.resolve())
+            self.client.log_artifacts(self.run_id, shown)
 
     def _all_tags(self) -> dict[str, str]:
         return tags_of(self._read("run.json"), self._tags)
@@ -275,7 +284,8 @@ class RunHandler(MLFlowHandler):
         record = {
             "experiment": self.experiment_name,
             "identity": self._identity(),
-            "run": digest_of(self._read("run.json")),
+            "run": _content(self._read("run.json")),
+            "gate": self._read("run.json").get("gate_shortcut"),
             "parent": self._tags.get(MLFLOW_PARENT_RUN_ID),
             "process": this_process(),
             "run_id": self.run_id,
@@ -331,13 +341,18 @@ def sync_run(
     )
     begun = handler.begun()
     if begun.get("uploaded"):
-        if begun.get("run") != digest_of(run):
+        if begun.get("run") != _content(run):
             begun = {}  # another run was in the folder then
-        elif parent in (None, begun.get("parent")):
+        elif parent in (None, begun.get("parent")) and begun.get("gate") == run.get("gate_shortcut"):
             return str(begun["run_id"])
     opened = handler._open(begun.get("run_id"))
     handler._upload(opened, status or "KILLED", {})
     return opened.info.run_id
+
+
+def _content(run: Mapping[str, Any]) -> str:
+    """A hash of what was run; an audit adds its verdict to it later."""
+    return digest_of({name: value for name, value in run.items() if name not in ("sha256", "gate_shortcut")})
 
 
 def record_file(run_directory: Path) -> Path:

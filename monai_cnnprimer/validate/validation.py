@@ -20,10 +20,12 @@ from monai_cnnprimer.dicom.key import pseudonym_key
 from monai_cnnprimer.dicom.rows import AGE_BANDS, keyed_hash
 from monai_cnnprimer.networks import sha256_of_file
 from monai_cnnprimer.run_directory import digest_of
+from monai_cnnprimer.validate.baselines import ages_outside
 from monai_cnnprimer.validate.locked_model import LockedModel
 from monai_cnnprimer.validate.mlflow_content import read_json
 from monai_cnnprimer.validate.mlflow_store import TrackingFailed, calls, probe
 from monai_cnnprimer.validate.model_run import ModelRun
+from monai_cnnprimer.validate.pooled import pooled
 from monai_cnnprimer.validate.runs import Run, RunError, read_run
 from monai_cnnprimer.validate.shared_cases import SharedCases, shared_cases
 from monai_cnnprimer.validate.site_runs import SiteResult, run_sites, site_progress
@@ -42,13 +44,15 @@ class Validated:
         results: one a site, in the order given.
         table: as `sites.csv`.
         notes: what a person should know, with the site's name before it.
-        shared: cases and patients that stand at two sites.
+        shared: cases, patients and images that two sites have in common.
+        pooled: figures of all sites' cases together, as `Pooled.figures`; empty for one site.
     """
 
     results: list[SiteResult]
     table: pd.DataFrame
     notes: list[str]
     shared: SharedCases
+    pooled: Mapping[str, Any]
 
     @property
     def passed(self) -> bool:
@@ -113,7 +117,7 @@ class _Validation:
             self._run_sites(jobs or max(1, min(len(self.sites), (os.cpu_count() or 1) // 2)))
             validated = self._validated()
             failed = any(result.status != "complete" for result in validated.results)
-            self._write("failed" if failed else "complete", validated.shared)
+            self._write("failed" if failed else "complete", validated)
             if report is not None and (folders := self._to_report()):
                 report(folders, self.output / "report.html")
         except BaseException as error:
@@ -177,10 +181,14 @@ class _Validation:
         runs = self._complete()
         shared = shared_cases(runs)
         notes = [f"{run.site}: {note}" for run in runs for note in run.run["notes"]]
-        ages = {site.name: site.ages for site in self.sites}
-        notes += [f"{run.site}: {note}" for run in runs for note in ages_outside(run, ages[run.site])]
-        notes += [*shared.cases, *shared.patients, *shared.unknown]
-        return Validated([self.results[site.name] for site in self.sites], self._table(), notes, shared)
+        expected = {site.name: site.ages for site in self.sites}
+        for run in runs:
+            ages = expected[run.site]
+            if ages is not None and (note := expected_ages(list(run.manifest["age_band"]), ages)):
+                notes.append(f"{run.site}: {note}")
+        notes += [*shared.cases, *shared.patients, *shared.alike, *shared.unknown]
+        results = [self.results[site.name] for site in self.sites]
+        return Validated(results, self._table(), notes, shared, pooled(runs).figures() if len(runs) > 1 else {})
 
     def _table(self) -> pd.DataFrame:
         return site_table([self._row(site) for site in self.sites])
@@ -191,7 +199,7 @@ class _Validation:
             return site_row(site.name, self.output / site.name, "waiting")
         return site_row(site.name, result.directory, result.status, result.reason)
 
-    def _write(self, status: str, shared: SharedCases | None = None) -> None:
+    def _write(self, status: str, validated: Validated | None = None) -> None:
         """`validation.json` and `sites.csv`, as far as they are known."""
         rows = {site.name: self._row(site) for site in self.sites}
         states = [row["status"] for row in rows.values()]
@@ -205,7 +213,9 @@ class _Validation:
             name: {figure: {part: row[f"{figure}{suffix}"] for part, suffix in _PARTS.items()} for figure in FIGURES}
             for name, row in rows.items()
         }
-        told["shared"] = [] if shared is None else [*shared.cases, *shared.patients, *shared.unknown]
+        shared = SharedCases() if validated is None else validated.shared
+        told["shared"] = [*shared.cases, *shared.patients, *shared.alike, *shared.unknown]
+        told["pooled"] = {} if validated is None else validated.pooled
         write_atomically(
             self.output / "validation.json", json.dumps(told | {"sha256": digest_of(told)}, indent=2) + "\n"
         )
@@ -228,29 +238,24 @@ def _known_sites(output: Path) -> dict[str, Any]:
 _PARTS = {"value": "", "low": "_low", "high": "_high", "n": "_n"}
 
 
-def ages_outside(run: Run, ages: Sequence[int | None] | None) -> list[str]:
-    """A note on the cases whose whole age band lies outside the ages expected; [] where there are none.
+def expected_ages(bands: Sequence[str], ages: Sequence[int | None]) -> str:
+    """A note on the cases whose whole age band lies outside the ages expected; "" where there are none.
 
     Example:
-        >>> from types import SimpleNamespace
-        >>> run = SimpleNamespace(manifest=pd.DataFrame({"age_band": ["0-4", "18-39", ""]}))
-        >>> ages_outside(run, [18, None])
-        ['1 of 3 images are of other ages than the 18 to any expected, 1 of an age that is not stated']
+        >>> expected_ages(["0-4", "18-39", ""], [18, None])
+        '1 of 3 images are of other ages than the 18 to any expected, 1 of an age that is not stated'
     """
-    if ages is None:
-        return []
     youngest, oldest = (0 if ages[0] is None else ages[0]), (AGE_BANDS[-1][0] if ages[1] is None else ages[1])
     firsts = [0, *(last + 1 for last, _ in AGE_BANDS[:-1])]
-    outside = {band for first, (last, band) in zip(firsts, AGE_BANDS, strict=True) if last < youngest or first > oldest}
-    bands = run.manifest["age_band"]
-    strange, silent = int(bands.isin(outside).sum()), int((bands == "").sum())
-    if not strange and not silent:
-        return []
+    inside = [b for first, (last, b) in zip(firsts, AGE_BANDS, strict=True) if last >= youngest and first <= oldest]
+    found = ages_outside(bands, inside)
+    if not found.k and not found.unknown:
+        return ""
     expected = f"{'any' if ages[0] is None else ages[0]} to {'any' if ages[1] is None else ages[1]}"
-    return [
-        f"{strange} of {len(bands)} images are of other ages than the {expected} expected, "
-        f"{silent} of an age that is not stated"
-    ]
+    return (
+        f"{found.k} of {len(bands)} images are of other ages than the {expected} expected, "
+        f"{found.unknown} of an age that is not stated"
+    )
 
 
 def _request(model: LockedModel, site: Site) -> str:
@@ -264,7 +269,7 @@ def _request(model: LockedModel, site: Site) -> str:
     except ValueError:  # its own run will say what is wrong with the export
         sources = []
     configs = [sha256_of_file(file) for file in config_files(model.bundle, ("explain", "retune"))]
-    labels = sha256_of_file(site.labels) if site.labels else None
+    tables = [sha256_of_file(table) for table in (site.labels, site.masks) if table is not None]
     options = {name: value for name, value in model.options.items() if name != "operating_point"}  # by its id
-    asked = [__version__, model.identity, options, configs, site.options(), labels, sources]
+    asked = [__version__, model.identity, options, configs, site.options(), tables, sources]
     return keyed_hash(pseudonym_key(site.key), json.dumps(asked, sort_keys=True, default=str))
