@@ -6,14 +6,17 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
+from monai_cnnprimer import __version__
 from monai_cnnprimer.commands import (
     audit,
     compare,
+    convert,
     demo,
     doctor,
     exports,
@@ -45,6 +48,7 @@ for command in (
     audit,
     findings,
     preflight,
+    convert,
     merge,
     pack,
     sync,
@@ -52,6 +56,21 @@ for command in (
     doctor,
 ):
     app.add_typer(command.app)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"cnnprimer {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """What stands before a command."""
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ def test_help_names_the_commands_and_imports_nothing_heavy():
     names = [
         "audit",
         "compare",
+        "convert",
         "demo",
         "doctor",
         "findings",

@@ -33,7 +33,7 @@ def detection_png(
     points = [point for curve in curves.values() for point in curve]
     if not points:
         raise ValueError("there is nothing to draw: no nodule could be inserted")
-    page = new_page(7.4, 4.6, title)
+    page = new_page(7.8, 4.6, title)
     axis = page.axes(0.75, 0.55, 4.3, 3.3)
     for (name, curve), colour, marker in zip(curves.items(), _COLOURS, _MARKERS, strict=False):
         sizes, values = [point[0] for point in curve], [point[1] for point in curve]

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from monai_cnnprimer.networks.export import Traced
 from monai_cnnprimer.networks.resnet import RadiographResNet
 
 SHARPNESS = 5.0
@@ -156,3 +157,7 @@ class DenseClassifier(RadiographResNet):
     def forward(self, x: Tensor) -> Tensor:
         """Logits `(N, K)` in float32 of images `(N, 1, H, W)`; `logits[:, 1] - logits[:, 0]` is the pooled evidence."""
         return self.pool(list(self.dense_maps(x).values()))
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What `torch.jit.script` takes in this network's place, since it cannot read loops over two lists: a trace."""
+        return Traced(self)

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 OVERLAYS = ("explain", "mlflow")
-_SHARED = Path(__file__).parents[2] / "configs"
+_SHARED = (Path(__file__).parents[1] / "configs").resolve()  # in a checkout a link to configs/
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import yaml
 
 from monai_cnnprimer.explain.shortcuts import INTERVENTIONS
 
-DEFAULT = Path(__file__).parents[3] / "configs" / "gate.yaml"
+DEFAULT = (Path(__file__).parents[2] / "configs" / "gate.yaml").resolve()  # in a checkout a link to configs/
 _ENTRIES = ("patients_needed", "level", "must_not_matter", "may_matter")
 
 
