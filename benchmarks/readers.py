@@ -27,9 +27,10 @@ import pydicom
 import SimpleITK
 from monai.transforms import LoadImage
 from numpy.typing import NDArray
-from pydicom.pixels import apply_modality_lut, apply_presentation_lut, apply_voi_lut
+from pydicom.pixels import apply_modality_lut, apply_presentation_lut, apply_voi_lut, get_decoder
 from tables import DOCS, markdown, write_between
 
+from monai_cnnprimer.dicom.decoders import DECODER_DEPENDENCIES, PLUGIN
 from monai_cnnprimer.dicom.reader import RadiographReader
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -117,6 +118,14 @@ def cell(count: Counter[str], must_refuse: bool) -> str:
     return ", ".join(told) or "right"
 
 
+def without_our_plugin() -> None:
+    """Takes back the decoders that importing this package lends to pydicom, and so to whatever reads through it."""
+    for uid in DECODER_DEPENDENCIES:
+        decoder = get_decoder(uid)
+        if PLUGIN in decoder.available_plugins:
+            decoder.remove_plugin(PLUGIN)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--cases", action="store_true", help="print every case")
@@ -127,6 +136,7 @@ def main() -> None:
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
     cases = display_cases()
     readers = {name: read for name, (package, read) in READERS.items() if find_spec(package)}
+    without_our_plugin()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "image.dcm"
         outcomes = {name: {case: outcome(read, path, case) for case in cases} for name, read in readers.items()}
