@@ -173,6 +173,9 @@ def everything(input_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         run("compare", runs / "north", out / "again", "--dataset-dir", north, "--output", "compared")
         run("merge", runs / "north", runs / "south", "--output", "merged")
         run("pack", runs / "north", "--output", "north.zip")
+        bundle = ("--bundle", "chest_xray_resnet50")
+        run("audit", north, *bundle, "--labels", tables["north"], "--output", "audited", code=4)  # too few to tell
+        run("preflight", *bundle, "--export", south, "--output", "flown", code=1)  # none states its pixel spacing
         run("sync", out / "merged", "--tracking-uri", f"sqlite:///{out / 'later.db'}")
         run("index", input_folder / f"{TEXT}_north.csv", "--output", "nothing", code=1)
         patch.setattr(doctor, "elsewhere", lambda what, *words: [])
