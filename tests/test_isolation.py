@@ -10,13 +10,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import imagecodecs
 import numpy as np
 import pytest
+from processes import running, until
 from pydicom.uid import JPEGLSLossless
 from test_hostile import rle_beyond_its_end
 from written_dicom import radiograph, written
@@ -44,20 +45,6 @@ def compressed(tmp_path: Path) -> Path:
     attributes = {"BitsStored": 12, "PixelSpacing": [0.1, 0.2], "PixelPaddingValue": 7}
     path.write_bytes(written(radiograph(VALUES, **attributes), JPEGLSLossless, imagecodecs.jpegls_encode(VALUES)))
     return path
-
-
-def running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def until(condition: Callable[[], bool]) -> None:
-    limit = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < limit, "waited 120 s in vain"
-        time.sleep(0.01)
 
 
 # --- what comes back

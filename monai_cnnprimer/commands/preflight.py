@@ -19,7 +19,7 @@ app = typer.Typer()
 
 @app.command(epilog="Example: `cnnprimer preflight --bundle B --spacing 0.168 --finding-mm 3,6,10,20 -o preflight`")
 def preflight(
-    bundle: Annotated[Path, typer.Option(help="Folder of the bundle.")],
+    bundle: Annotated[str, typer.Option(help="Name or folder of the bundle.")],
     output: Output,
     finding_mm: Annotated[str, typer.Option(help="Diameters on the patient, in mm.")] = "3,6,10,20",
     spacing: Annotated[float | None, typer.Option(help="Pixel spacing of the radiographs, in mm.")] = None,

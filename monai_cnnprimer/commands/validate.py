@@ -5,11 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from monai_cnnprimer.commands.console import console
+
+if TYPE_CHECKING:
+    from monai_cnnprimer.validate.validation import Validated
 
 app = typer.Typer()
 
@@ -47,7 +50,6 @@ def validate(
     """
     from monai_cnnprimer.report.validation import write_report
     from monai_cnnprimer.validate.locked_model import locked_model
-    from monai_cnnprimer.validate.site_table import printed_sites
     from monai_cnnprimer.validate.sites import Plan, named_sites, read_plan
     from monai_cnnprimer.validate.validation import validate_sites
 
@@ -77,6 +79,13 @@ def validate(
         report=report,
         console=console,
     )
+    _show(validated, folder)
+    raise typer.Exit(int(not validated.passed))
+
+
+def _show(validated: Validated, folder: Path) -> None:
+    from monai_cnnprimer.validate.site_table import printed_sites
+
     for note in validated.notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
     for result in validated.results:
@@ -86,4 +95,3 @@ def validate(
     console.print(printed_sites(validated.table))
     console.print(f"Report {folder / 'report.html'}; sites.csv and the run directories are beside it", markup=False)
     console.print("[bold]Research use only, not for clinical use.[/bold]")
-    raise typer.Exit(int(not validated.passed))

@@ -24,6 +24,7 @@ from monai_cnnprimer.validate.audit.effects import judge, lungs
 from monai_cnnprimer.validate.audit.limits import Gate, read_gate
 from monai_cnnprimer.validate.audit.measuring import Measured, measure
 from monai_cnnprimer.validate.audit.source import PathLike, Settings, chosen_cases, open_bundle, run_of
+from monai_cnnprimer.validate.rounding import to_places
 from monai_cnnprimer.validate.runs import Run
 
 KIND = "audit"
@@ -106,7 +107,7 @@ def _audited(
     result["notes"] += [f"{len(errors)} images could not be read: errors.csv says why"] if errors else []
     result |= _about(model, manifest, table, gate, settings)
     result["shown"] = draw_figures(folder, result, measured.furthest)
-    result = _rounded(result)
+    result = to_places(result, _DIGITS)
     _write(folder, table, result)
     return result
 
@@ -196,15 +197,6 @@ def _headline(result: Mapping[str, Any]) -> dict[str, Any]:
         figures = {"shift": entry["shift"], "flips": entry["flips"], "auroc_after": (entry["auroc"] or {}).get("after")}
         told[name] = {key: one | {"n": entry["n"]} for key, one in figures.items() if one and one["value"] is not None}
     return {name: value for name, value in told.items() if value != {}}
-
-
-def _rounded(value: Any) -> Any:
-    """Numbers to six digits behind the point, so that bytes do not hang on rounding."""
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_rounded(item) for item in value]
-    return round(value, _DIGITS) if isinstance(value, float) else value
 
 
 def _json(value: Mapping[str, Any]) -> str:

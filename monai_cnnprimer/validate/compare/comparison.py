@@ -30,7 +30,8 @@ from monai_cnnprimer.validate.compare.maps import (
     same_answer,
 )
 from monai_cnnprimer.validate.compare.pair import RunPair, pair_runs
-from monai_cnnprimer.validate.compare.tables import case_table, difference_table, headline, rounded
+from monai_cnnprimer.validate.compare.tables import case_table, difference_table, headline
+from monai_cnnprimer.validate.rounding import to_places
 
 KIND = "comparison"
 _WRITTEN = ("comparison.json", "cases.csv", "differences.csv", "metrics.json", "run.json", "comparison.html")
@@ -212,7 +213,7 @@ def _result(
             "outside": bins.outside,
             "rows": figures_by_bin(labelled, bins, settings.few, settings.resamples, settings.seed),
         }
-    return rounded(
+    return to_places(
         {
             "kind": KIND,
             "brand": list(pair.brand),

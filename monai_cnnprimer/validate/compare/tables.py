@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +12,6 @@ from monai_cnnprimer.validate.compare.bins import Bins
 from monai_cnnprimer.validate.compare.pair import RunPair
 
 ALL_CASES = "all cases"
-_DIGITS = 6
 _OF_CASES = ("pearson", "spearman", "common_mass", "other_cases")
 
 
@@ -63,17 +61,6 @@ def headline(result: dict[str, Any]) -> dict[str, Any]:
         told |= {f"maps_{name}": result["maps"][name] for name in ("pearson", "common_mass", "above_other_cases")}
     keys = ("value", "low", "high", "n", "p")
     return {name: {key: figures[key] for key in keys if key in figures} for name, figures in told.items()}
-
-
-def rounded(value: Any) -> Any:
-    """Numbers to six digits behind the point, so that bytes do not hang on rounding; what is no number as None."""
-    if isinstance(value, dict):
-        return {key: rounded(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [rounded(item) for item in value]
-    if isinstance(value, float):
-        return round(value, _DIGITS) if math.isfinite(value) else None
-    return value
 
 
 def _flat(figures: dict[str, Any]) -> dict[str, Any]:

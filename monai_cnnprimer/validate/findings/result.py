@@ -15,6 +15,7 @@ from monai_cnnprimer.figures.findings import Interval, Panel, Row, by_size_png, 
 from monai_cnnprimer.run_directory import write_atomically
 from monai_cnnprimer.validate.findings.froc import RATES
 from monai_cnnprimer.validate.findings.resampled import METRICS, Record
+from monai_cnnprimer.validate.rounding import to_digits
 
 NAMES = {"auroc": "AUROC", "sensitivity": "sensitivity at the locked threshold", "cpm": "CPM"}
 CHANCE = {"auroc": 0.5, "sensitivity": None, "cpm": None}
@@ -74,7 +75,7 @@ def write_result(
     }
     held = [{"setting": one.setting, "cases": one.cases, "pixels": one.pixels, **one.analysis} for one in results]
     whole = {**about, "conclusion": sentence, "cost": cost, "results": held}
-    write_atomically(path / "result.json", json.dumps(_rounded(whole), indent=1, allow_nan=False) + "\n")
+    write_atomically(path / "result.json", json.dumps(to_digits(whole), indent=1, allow_nan=False) + "\n")
     write_atomically(path / "result.csv", _csv(bins_table(results)))
     write_atomically(path / "pairs.csv", _csv(pairs_table(results)))
     write_atomically(path / "result.md", markdown(about, results, costs))
@@ -309,17 +310,6 @@ def _p(value: float | None) -> str:
     if value is None:
         return "p not known"
     return f"p = {value:.3f}" if value >= 0.001 else "p < 0.001"
-
-
-def _rounded(value: Any) -> Any:
-    """Numbers to six digits, so that the file is the same wherever the last bits differ."""
-    if isinstance(value, bool) or not isinstance(value, float | Mapping | list | tuple):
-        return value
-    if isinstance(value, float):
-        return float(f"{value:.6g}")
-    if isinstance(value, Mapping):
-        return {key: _rounded(one) for key, one in value.items()}
-    return [_rounded(one) for one in value]
 
 
 def _csv(table: pd.DataFrame) -> str:

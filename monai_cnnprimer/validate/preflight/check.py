@@ -21,6 +21,7 @@ from monai_cnnprimer.validate.findings.cases import Contrast
 from monai_cnnprimer.validate.findings.normals import normals
 from monai_cnnprimer.validate.preflight.detection import NOT_SEEN, SEEN, Detected, detection_curve
 from monai_cnnprimer.validate.preflight.scales import LayerScale, head_layers, layer_scales
+from monai_cnnprimer.validate.rounding import to_digits
 
 FIELD_IMAGES = 4  # radiographs on which receptive fields are measured
 LARGEST = 512  # pixels of the radiographs that nodules are put into
@@ -124,7 +125,7 @@ def write_preflight(found: Preflight, output: Path) -> None:
             for mm, verdicts in found.verdicts().items()
         ],
     }
-    write_atomically(output / "preflight.json", json.dumps(_rounded(content), indent=1, allow_nan=False) + "\n")
+    write_atomically(output / "preflight.json", json.dumps(to_digits(content), indent=1, allow_nan=False) + "\n")
     table = pd.DataFrame([asdict(one) for one in found.detected])
     write_atomically(output / "preflight.csv", table.to_csv(index=False, lineterminator="\n", float_format="%.4f"))
     drawn = {
@@ -144,12 +145,3 @@ def _picture(found: Preflight, drawn: Mapping[str, Any]) -> bytes:
     lengths[f"half of the field, {finest.layer}"] = finest.erf50_mm
     title = f"{found.bundle['bundle']} at {found.image_size} px, {found.mm_per_px:.2f} mm a pixel"
     return detection_png(drawn, lengths, SEEN, NOT_SEEN, title)
-
-
-def _rounded(value: Any) -> Any:
-    """Numbers to six digits, so that the file is the same wherever the last bits differ."""
-    if isinstance(value, float):
-        return float(f"{value:.6g}")
-    if isinstance(value, Mapping):
-        return {str(key): _rounded(one) for key, one in value.items()}
-    return [_rounded(one) for one in value] if isinstance(value, list | tuple) else value
